@@ -1,0 +1,83 @@
+"""How ranks talk: the only file that issues collectives.
+
+W = ranks. Asynchronous calls return a function that waits and gives the result, so that a method can compute between
+launch and wait. Every wait is bounded by the group's deadline; a peer that died or hung raises, it never blocks.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch.distributed as dist
+from torch import Tensor
+
+Pending = Callable[[], Tensor]
+
+# Renamed in torch 2.13; the older name warns there and is the only one in 2.11.
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+
+
+@dataclass(frozen=True)
+class Comm:
+    """One rank's view of the group. With one rank nothing is sent and no process group is needed."""
+
+    rank: int = 0
+    world_size: int = 1
+
+    @classmethod
+    def connect(
+        cls, rank: int, world_size: int, *, init_method: str, backend: str, deadline: float
+    ) -> "Comm":
+        """Join the group.
+
+        Args:
+            init_method: a torch.distributed rendezvous, e.g. "file:///path" on one machine.
+            backend: "gloo" on CPU, "nccl" on GPUs.
+            deadline: seconds after which a collective that has not finished raises.
+        """
+        if world_size > 1:
+            dist.init_process_group(
+                backend,
+                init_method=init_method,
+                rank=rank,
+                world_size=world_size,
+                timeout=timedelta(seconds=deadline),
+            )
+        return cls(rank, world_size)
+
+    def close(self) -> None:
+        """Leave the group."""
+        if self.world_size > 1:
+            dist.destroy_process_group()
+
+    def all_gather(self, x: Tensor) -> Pending:
+        """Send `x` to all; every rank's `x` must have one shape. Waiting gives `[W, *x.shape]`."""
+        if self.world_size == 1:
+            return lambda: x[None]
+        x = x.contiguous()
+        out = x.new_empty(self.world_size * x.shape[0], *x.shape[1:])
+        work = _all_gather(out, x, async_op=True)
+
+        def wait() -> Tensor:
+            work.wait()
+            return out.unflatten(0, (self.world_size, -1))
+
+        return wait
+
+    def all_to_all(self, rows: Tensor, send: Sequence[int], receive: Sequence[int]) -> Tensor:
+        """Exchange rows: the first `send[0]` rows of `rows` go to rank 0, the next `send[1]` to rank 1, and so on.
+
+        Returns:
+            The rows received, ordered by sender, `receive[s]` from rank s.
+        """
+        if self.world_size == 1:
+            return rows
+        out = rows.new_empty(sum(receive), *rows.shape[1:])
+        dist.all_to_all_single(out, rows.contiguous(), list(receive), list(send))
+        return out
+
+    def broadcast(self, x: Tensor, source: int) -> Tensor:
+        """Overwrite `x` on every rank with that of rank `source`, and return it."""
+        if self.world_size > 1:
+            dist.broadcast(x, source)
+        return x

@@ -1,0 +1,219 @@
+"""The vision tower of Qwen2.5-VL and the model that joins it to its decoder.
+
+A unit is one temporal patch (two frames); N = patches, t units of h x w patches. Units never mix, so any split of a
+video over calls or ranks gives the same embeddings. Windowed layers run as one batched attention per window size
+(at most four sizes in a grid), never as a loop over windows.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import groupby
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from spava_app.engine.models.decoder import Decoder, DecoderConfig
+from spava_app.kernels.rope import Rotary, apply_rotary, rotary_frequencies, rotary_table
+
+Grid = tuple[int, int, int]
+NORM_EPS = 1e-6
+ROPE_THETA = 10_000.0
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """Geometry of the vision tower, read from a Hugging Face config.json."""
+
+    depth: int
+    hidden_size: int
+    intermediate_size: int
+    num_heads: int
+    out_hidden_size: int
+    patch_size: int
+    temporal_patch_size: int
+    in_channels: int
+    merge_size: int
+    window_size: int
+    full_attention_layers: frozenset[int]
+    tokens_per_second: float
+
+    @classmethod
+    def from_hf(cls, config: Mapping[str, Any]) -> "VisionConfig":
+        """Read `vision_config`.
+
+        Raises:
+            KeyError: a required setting is missing.
+        """
+        vision = config["vision_config"]
+        return cls(
+            depth=vision["depth"],
+            hidden_size=vision["hidden_size"],
+            intermediate_size=vision["intermediate_size"],
+            num_heads=vision["num_heads"],
+            out_hidden_size=vision["out_hidden_size"],
+            patch_size=vision.get("patch_size", 14),
+            temporal_patch_size=vision.get("temporal_patch_size", 2),
+            in_channels=vision.get("in_channels", vision.get("in_chans", 3)),
+            merge_size=vision.get("spatial_merge_size", 2),
+            window_size=vision.get("window_size", 112),
+            full_attention_layers=frozenset(vision["fullatt_block_indexes"]),
+            tokens_per_second=vision.get("tokens_per_second", 2),
+        )
+
+    @property
+    def patch_dim(self) -> int:
+        """Values per patch."""
+        return self.in_channels * self.temporal_patch_size * self.patch_size**2
+
+
+@dataclass(frozen=True)
+class WindowOrder:
+    """An order of one unit's merged tokens in which the windows of one size lie next to each other.
+
+    `order` lists merged tokens (row-major) window by window; `classes` gives, per window size, how many windows of
+    how many merged tokens follow each other.
+    """
+
+    order: tuple[int, ...]
+    classes: tuple[tuple[int, int], ...]
+
+
+@lru_cache(maxsize=64)
+def window_order(rows: int, cols: int, window: int) -> WindowOrder:
+    """Split a grid of merged tokens into windows of at most `window` x `window`."""
+    windows = [
+        [
+            r * cols + c
+            for r in range(top, min(top + window, rows))
+            for c in range(left, min(left + window, cols))
+        ]
+        for top in range(0, rows, window)
+        for left in range(0, cols, window)
+    ]
+    windows.sort(key=len)
+    return WindowOrder(
+        order=tuple(token for tokens in windows for token in tokens),
+        classes=tuple((len(list(same)), size) for size, same in groupby(map(len, windows))),
+    )
+
+
+class VisionBlock(nn.Module):
+    """Attention inside windows (or inside whole units) and a gated MLP, with pre-norms."""
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        hidden, inner = config.hidden_size, config.intermediate_size
+        self.num_heads = config.num_heads
+        self.norm1 = nn.RMSNorm(hidden, NORM_EPS)
+        self.qkv = nn.Linear(hidden, 3 * hidden)
+        self.proj = nn.Linear(hidden, hidden)
+        self.norm2 = nn.RMSNorm(hidden, NORM_EPS)
+        self.gate_up = nn.Linear(hidden, 2 * inner)
+        self.down = nn.Linear(inner, hidden)
+
+    def forward(
+        self, x: Tensor, rotary: Rotary, units: int, classes: tuple[tuple[int, int], ...]
+    ) -> Tensor:
+        qkv = self.qkv(self.norm1(x)).unflatten(-1, (3, self.num_heads, -1))
+        q, k, v = qkv.unbind(1)
+        x = x + self.proj(self._attend(apply_rotary(q, rotary), apply_rotary(k, rotary), v, units, classes))
+        gate, up = self.gate_up(self.norm2(x)).chunk(2, dim=-1)
+        return x + self.down(F.silu(gate) * up)
+
+    def _attend(
+        self, q: Tensor, k: Tensor, v: Tensor, units: int, classes: tuple[tuple[int, int], ...]
+    ) -> Tensor:
+        q, k, v = (part.unflatten(0, (units, -1)) for part in (q, k, v))
+        out, start = [], 0
+        for count, size in classes:
+            rows = slice(start, start + count * size)
+            windows = (
+                part[:, rows].unflatten(1, (count, size)).flatten(0, 1).transpose(1, 2)
+                for part in (q, k, v)
+            )
+            attended = F.scaled_dot_product_attention(*windows)
+            out.append(attended.transpose(1, 2).reshape(units, count * size, -1))
+            start += count * size
+        return torch.cat(out, dim=1).flatten(0, 1)
+
+
+class PatchMerger(nn.Module):
+    """Four neighbouring patches to one token of the decoder."""
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.width = config.hidden_size * config.merge_size**2
+        self.norm = nn.RMSNorm(config.hidden_size, NORM_EPS)
+        self.up = nn.Linear(self.width, self.width)
+        self.down = nn.Linear(self.width, config.out_hidden_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.gelu(self.up(self.norm(x).reshape(-1, self.width))))
+
+
+class VisionTower(nn.Module):
+    """Patches of whole units in, embeddings for the decoder out."""
+
+    def __init__(self, config: VisionConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.patch_embed = nn.Linear(config.patch_dim, config.hidden_size, bias=False)
+        self.blocks = nn.ModuleList(VisionBlock(config) for _ in range(config.depth))
+        self.merger = PatchMerger(config)
+
+    def forward(self, patches: Tensor, grid: Grid) -> Tensor:
+        """Encode.
+
+        Args:
+            patches: `[t * h * w, patch_dim]` in the order of the published processor: unit, then merged token
+                (row-major), then the patches inside a merged token.
+            grid: (t, h, w) in units and patches; h and w are multiples of the merge size.
+
+        Returns:
+            `[t * h * w / merge_size^2, out_hidden_size]`, row-major inside each unit.
+        """
+        units, height, width = grid
+        if patches.shape[0] != units * height * width:
+            raise ValueError(f"grid={grid!r}: does not match {patches.shape[0]} patches")
+        config = self.config
+        merge = config.merge_size
+        windows = window_order(
+            height // merge, width // merge, config.window_size // config.patch_size // merge
+        )
+        order = torch.tensor(windows.order, device=patches.device)
+        # Reordered once for all layers, so that a window is a contiguous run of rows.
+        x = self.patch_embed(patches.unflatten(0, (units, -1, merge**2))[:, order].flatten(0, 2))
+        rotary = self._rotary(grid, order)
+        per_window = tuple((count, size * merge**2) for count, size in windows.classes)
+        whole_unit = ((1, height * width),)
+        for index, block in enumerate(self.blocks):
+            full = index in config.full_attention_layers
+            x = block(x, rotary, units, whole_unit if full else per_window)
+        merged = self.merger(x).unflatten(0, (units, -1))
+        return merged[:, order.argsort()].flatten(0, 1)
+
+    def _rotary(self, grid: Grid, order: Tensor) -> Rotary:
+        """Row and column of each patch rotate half of the frequencies each; the table repeats for every unit."""
+        units, height, width = grid
+        merge, head_dim = self.config.merge_size, self.config.hidden_size // self.config.num_heads
+        place = torch.cartesian_prod(
+            torch.arange(height, device=order.device), torch.arange(width, device=order.device)
+        )
+        merged = place.reshape(height // merge, merge, width // merge, merge, 2).transpose(1, 2)
+        place = merged.reshape(-1, merge**2, 2)[order].reshape(-1, 2).T
+        frequencies = rotary_frequencies(head_dim // 2, ROPE_THETA, order.device)
+        sections = [frequencies.numel()] * 2
+        cos, sin = rotary_table(place, frequencies.repeat(2), sections)
+        return cos.repeat(units, 1), sin.repeat(units, 1)
+
+
+class Qwen25VL(nn.Module):
+    """A vision tower and a decoder with the settings that join them."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.vision = VisionTower(VisionConfig.from_hf(config))
+        self.decoder = Decoder(DecoderConfig.from_hf(config))

@@ -1,0 +1,1 @@
+"""Prefill methods: how the rows of a prompt are spread over ranks and which keys they see."""

@@ -1,0 +1,137 @@
+"""What a prefill method is, the registry of methods, and decoding, which is the same after all of them.
+
+H = query heads, Hkv = KV heads, D = head dim, T = local rows, W = ranks.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from spava_app.engine.comm import Comm
+from spava_app.engine.kv_cache import KVCache
+from spava_app.engine.layout import Layout, PromptShape
+from spava_app.errors import InvalidInput
+from spava_app.kernels.attention import attention
+from spava_app.kernels.lse import Partial, merge
+
+
+@dataclass(frozen=True)
+class Method(ABC):
+    """A prefill method: its options as frozen fields, its layout, and one attention step per layer.
+
+    A subclass in a file of this folder registers itself under `name`.
+    """
+
+    name: ClassVar[str]
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> Self:
+        """Build from user options.
+
+        Raises:
+            InvalidInput: an option this method does not have, or a value out of range.
+        """
+        known = [field.name for field in fields(cls)]
+        for option, value in options.items():
+            if option not in known:
+                allowed = ", ".join(known) or "no options"
+                raise InvalidInput(option, value, f"method {cls.name} takes {allowed}")
+        return cls(**options)
+
+    @abstractmethod
+    def layout(self, prompt: PromptShape, world_size: int) -> Layout:
+        """Where the tokens of `prompt` live on `world_size` ranks."""
+
+    @abstractmethod
+    def prefill(self, layout: Layout, comm: Comm, cache: KVCache) -> "Prefill":
+        """The state of one request on this rank."""
+
+
+class Prefill(ABC):
+    """One request's prefill on one rank: computes attention and fills the cache, layer by layer."""
+
+    def __init__(self, layout: Layout, comm: Comm, cache: KVCache) -> None:
+        self.layout, self.comm, self.cache = layout, comm, cache
+
+    @abstractmethod
+    def attend(
+        self, layer: int, q: Tensor, k: Tensor, v: Tensor, key_scores: Tensor | None = None
+    ) -> Tensor:
+        """Attention of this rank's rows in one layer.
+
+        Args:
+            layer: the layer's index.
+            q: rotated queries of `layout.rows(rank)`, `[T, H, D]`.
+            k, v: rotated keys and values of the same rows, `[T, Hkv, D]`.
+            key_scores: a retaining head's score of each row per KV head, `[Hkv, T]`; None for query-aware scores.
+
+        Returns:
+            `[T, H, D]` in q's dtype.
+        """
+
+
+class Decode:
+    """Attention of one new token over the cache shards of all ranks; exact over what is cached.
+
+    New tokens are cached round-robin, starting with the owner of the query.
+    """
+
+    def __init__(self, layout: Layout, comm: Comm, cache: KVCache) -> None:
+        self.comm, self.cache = comm, cache
+        self._keeper = layout.query_owner
+
+    def next_token(self) -> None:
+        """Call after each token: the next one is kept by the next rank."""
+        self._keeper = (self._keeper + 1) % self.comm.world_size
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """As `Prefill.attend`, for the rows `[1, ...]` of one token, the same on every rank."""
+        if self.comm.rank == self._keeper:
+            self.cache.append(layer, k, v)
+        part = attention(q, *self.cache.view(layer), causal=False)
+        out, _ = merge_packed(self.comm.all_gather(pack_partial(part))())
+        return out.to(q.dtype)
+
+
+def pack_partial(part: Partial) -> Tensor:
+    """(out `[T, H, D]`, lse `[H, T]`) as one `[T, H, D + 1]` tensor, so that one collective carries both."""
+    out, lse = part
+    return torch.cat((out.to(lse.dtype), lse.T[..., None]), dim=-1)
+
+
+def merge_packed(gathered: Tensor) -> Partial:
+    """Merge the ranks' packed partials `[W, T, H, D + 1]` of the same rows."""
+    return merge([(part[..., :-1], part[..., -1].T) for part in gathered])
+
+
+def methods() -> dict[str, type[Method]]:
+    """All methods by name: every `Method` defined in a file of this folder."""
+    package = import_module(__package__)
+    for module in iter_modules(package.__path__):
+        import_module(f"{__package__}.{module.name}")
+    found: dict[str, type[Method]] = {}
+    pending = Method.__subclasses__()
+    while pending:
+        cls = pending.pop()
+        pending += cls.__subclasses__()
+        if name := cls.__dict__.get("name"):
+            found[name] = cls
+    return dict(sorted(found.items()))
+
+
+def make_method(name: str, options: Mapping[str, Any] | None = None) -> Method:
+    """The method called `name` with `options`.
+
+    Raises:
+        InvalidInput: an unknown name or option, or a value out of range.
+    """
+    known = methods()
+    if name not in known:
+        raise InvalidInput("method", name, f"choose one of {', '.join(known)}")
+    return known[name].from_options(options or {})

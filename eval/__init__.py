@@ -1,0 +1,1 @@
+"""Benchmarks: LongVideoBench, VNBench, synthetic tasks and speed."""

@@ -1,0 +1,44 @@
+"""Query-aware selection of the keys a block passes on (Spava, arXiv 2601.21444; pooling from Locret, 2410.01805).
+
+T = rows of one block, Lq = question rows, H = query heads, Hkv = KV heads, D = head dim.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+POOL_WINDOW = 5
+
+
+def query_scores(q_query: Tensor, k: Tensor) -> Tensor:
+    """How much the question asks for each key, per KV head: the mean of its raw scores.
+
+    A key's score is its dot product with every question row of every query head of its group, averaged. Means are
+    linear, so this is one matrix-vector product per KV head and never an [Lq, T] matrix.
+
+    Args:
+        q_query: rotated queries of the question `[Lq, H, D]`.
+        k: rotated keys of one block `[T, Hkv, D]`.
+
+    Returns:
+        `[Hkv, T]`, float32 (float64 for float64 inputs).
+    """
+    dtype = torch.promote_types(k.dtype, torch.float32)
+    mean = q_query.to(dtype).mean(dim=0).unflatten(0, (k.shape[1], -1)).mean(dim=1)
+    return torch.einsum("thd,hd->ht", k.to(dtype), mean)
+
+
+def select(scores: Tensor, count: int) -> Tensor:
+    """Indices `[Hkv, count]` of the `count` best rows of one block per KV head, best first.
+
+    Scores `[Hkv, T]` are max-pooled over `POOL_WINDOW` neighbours inside the block first. Pooling makes equal scores
+    the rule, so ties go to the lowest index: every backend and world size then selects the same rows.
+    """
+    pooled = F.max_pool1d(scores[None], POOL_WINDOW, stride=1, padding=POOL_WINDOW // 2)[0]
+    return pooled.sort(dim=-1, descending=True, stable=True).indices[:, :count]
+
+
+def gather_packed(k: Tensor, v: Tensor, indices: Tensor) -> Tensor:
+    """Keys and values of the selected rows side by side, `[count, Hkv, 2 D]`, ready to send."""
+    rows = indices.T[..., None].expand(-1, -1, k.shape[2])
+    return torch.cat((k.gather(0, rows), v.gather(0, rows)), dim=-1)

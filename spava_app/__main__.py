@@ -1,0 +1,6 @@
+"""`python -m spava_app` is `spava`."""
+
+from spava_app.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""Every error a user of this package can meet. A leaf: imports nothing of the project.
+
+What a user gave wrong is an `InvalidInput` (a `ValueError`, exit code 2) that names the field, the value and the fix.
+What went wrong inside is another `SpavaError` (exit code 1).
+"""
+
+
+class SpavaError(Exception):
+    """Base of all errors raised on purpose by this package."""
+
+    exit_code = 1
+
+
+class InvalidInput(SpavaError, ValueError):
+    """A value a user gave cannot be used.
+
+    Args:
+        field: name of the argument or option, as the user wrote it.
+        value: the offending value.
+        fix: what is allowed or what to do, as a sentence fragment.
+    """
+
+    exit_code = 2
+
+    def __init__(self, field: str, value: object, fix: str) -> None:
+        super().__init__(f"{field}={value!r}: {fix}")
+        self.field, self.value, self.fix = field, value, fix
+
+    def __reduce__(self) -> tuple[type, tuple[str, object, str]]:
+        return type(self), (self.field, self.value, self.fix)
+
+
+class VideoError(InvalidInput):
+    """A video cannot be read: missing, not a video, no video stream, corrupt."""
+
+
+class CheckpointError(InvalidInput):
+    """A model folder cannot be loaded: missing files, tensors or settings, wrong shapes, unknown architecture."""
+
+
+class EngineError(SpavaError):
+    """The engine failed a request for a reason other than its input."""
+
+
+class EngineDown(EngineError):
+    """A worker died, hung past its deadline, or the engine was closed."""

@@ -1,0 +1,118 @@
+"""What the commands share: errors as one line, progress on a terminal, results for people or as JSON.
+
+stdout holds the result and nothing else, so it can be piped. Everything that tells how things go is on stderr:
+progress only when stderr is a terminal, errors always.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from time import monotonic
+from types import TracebackType
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+
+from spava_app.errors import SpavaError
+
+INTERRUPTED = 130  # 128 + SIGINT, what a shell reports for a program ended by Ctrl-C
+
+
+@contextmanager
+def reported_errors(*, as_json: bool, debug: bool) -> Iterator[None]:
+    """Turn an error that was raised on purpose into one line on stderr and its exit code.
+
+    A `SpavaError` becomes `error: ...`, or with `as_json` one JSON line `{"error": {type, message, field}}`.
+    With `debug` it passes through, traceback and all. Other exceptions are faults of this program: they always
+    pass through. Ctrl-C exits 130.
+
+    Raises:
+        typer.Exit: with `error.exit_code`: 2 for what the user gave, 1 for what went wrong inside.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo("interrupted", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+    except SpavaError as error:
+        if debug:
+            raise
+        message = " ".join(str(error).splitlines())
+        if as_json:
+            described = {
+                "type": type(error).__name__,
+                "message": message,
+                "field": getattr(error, "field", None),
+            }
+            typer.echo(json.dumps({"error": described}), err=True)
+        else:
+            typer.echo(f"error: {message}", err=True)
+        raise typer.Exit(error.exit_code) from None
+
+
+def print_json(value: Mapping[str, Any]) -> None:
+    """The one object that `--json` puts on stdout."""
+    typer.echo(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+def format_timings(timings: Mapping[str, float]) -> str:
+    """`decode 0.41 s, vision 0.32 s, total 1.90 s`, in the order given."""
+    return ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in timings.items())
+
+
+def format_moment(seconds: float) -> str:
+    """A place in a video as a player shows it: `1:05`, or `1:02:05` from an hour on."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+class Stages:
+    """Shows the stage that runs now, and leaves a line for each finished one. Silent unless stderr is a terminal.
+
+    `begin` is what `VideoQA.ask(on_event=...)` calls. It keeps time itself, so that `begin("start workers")` before
+    a request shows too.
+    """
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True, highlight=False)
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+        self._progress = Progress(
+            *columns, console=self.console, transient=True, disable=not self.console.is_terminal
+        )
+        self._task: TaskID | None = None
+        self._stage, self._since = "", 0.0
+
+    def __enter__(self) -> "Stages":
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.end()
+        self._progress.stop()
+
+    def begin(self, stage: str, seconds: float = 0.0) -> None:
+        """A stage begins, and with it the one before ends."""
+        self.end()
+        self._stage, self._since = stage, monotonic()
+        self._task = self._progress.add_task(stage)
+
+    def end(self) -> None:
+        """The present stage ends."""
+        if self._task is None:
+            return
+        self._progress.remove_task(self._task)
+        self._task = None
+        self.note(f"  {self._stage:<14}{monotonic() - self._since:8.2f} s")
+
+    def note(self, text: str) -> None:
+        """A line on the terminal, above the running stage."""
+        if self.console.is_terminal:
+            self.console.print(text, style="dim", markup=False)
