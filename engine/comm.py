@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -81,3 +82,7 @@ class Comm:
         if self.world_size > 1:
             dist.broadcast(x, source)
         return x
+
+    def any(self, flag: bool, device: torch.device) -> bool:
+        """Whether `flag` holds on any rank; the same answer everywhere."""
+        return bool(self.all_gather(torch.tensor([flag], dtype=torch.uint8, device=device))().any())

@@ -121,12 +121,12 @@ def ask(
         "anchor_len": anchor_len,
         "virtual_hosts": virtual_hosts,
     }
+    given = {name: value for name, value in options.items() if value is not None}
     with reported_errors(as_json=as_json, debug=debug):
-        from spava_app.api import VideoQA
-
-        given = {name: value for name, value in options.items() if value is not None}
         with Stages() as stages:
-            stages.begin("start workers")
+            stages.begin("load")
+            from spava_app.api import VideoQA
+
             with VideoQA(
                 model, ranks=ranks, method=method, device=device, method_options=given
             ) as qa:
@@ -164,9 +164,10 @@ def demo(
     Exits 0 when every answer is right, 1 otherwise.
     """
     with reported_errors(as_json=as_json, debug=debug):
-        from spava_app.demo import print_report, run_demo
+        with Stages(keep=False) as stages:
+            stages.begin("load")
+            from spava_app.demo import print_report, run_demo
 
-        with Stages() as stages:
             report = run_demo(
                 stages, seed=seed, seconds=seconds, ranks=ranks, method=method, device=device
             )
@@ -192,14 +193,15 @@ def synth(
     question about it and the right answer, so that any method can be checked on a video of any length.
     """
     with reported_errors(as_json=as_json, debug=debug):
-        from spava_app.engine.video.cards import random_scene, write_video
-
         if out.suffix.lower() != ".mp4":
             raise InvalidInput("OUT", str(out), "name a file that ends in .mp4")
         if not out.parent.is_dir():
             raise InvalidInput("OUT", str(out), "its folder does not exist: make it first")
-        scene = random_scene(seconds, cards, seed)
         with Stages() as stages:
+            stages.begin("load")
+            from spava_app.engine.video.cards import random_scene, write_video
+
+            scene = random_scene(seconds, cards, seed)
             stages.begin("write video")
             try:
                 write_video(scene, out)

@@ -40,12 +40,13 @@ class Result:
 
 @dataclass(frozen=True)
 class Report:
-    """What the demo did: `results` has one entry per card, in order of time."""
+    """What the demo did: `results` has one entry per card, in order of time; `setup` is seconds spent before."""
 
     seed: int
     seconds: float
     ranks: int
     method: str
+    setup: dict[str, float]
     results: tuple[Result, ...]
 
     @property
@@ -60,6 +61,7 @@ class Report:
             "seconds": self.seconds,
             "ranks": self.ranks,
             "method": self.method,
+            "setup": self.setup,
             "num_right": self.num_right,
             "results": [result.to_dict() for result in self.results],
         }
@@ -83,30 +85,38 @@ def run_demo(
     """
     scene = random_scene(seconds, NUM_CARDS, seed)
     results: list[Result] = []
+    setup: dict[str, float] = {}
     with TemporaryDirectory(prefix="spava-demo-") as folder:
         video = Path(folder) / "cards.mp4"
         stages.begin("write video")
         write_video(scene, video)
+        setup["write video"] = stages.end()
         stages.begin("start workers")
         with VideoQA(MODEL, ranks=ranks, method=method, device=device) as qa:
-            for card in scene.cards:
-                stages.end()
-                stages.note(card.question)
-                results.append(Result(card, qa.ask(video, card.question, on_event=stages.begin)))
-        stages.end()
-    return Report(seed, seconds, ranks, method, tuple(results))
+            qa.start()
+            setup["start workers"] = stages.end()
+            for number, card in enumerate(scene.cards, start=1):
+                name = f"question {number} of {NUM_CARDS}:"
+
+                def begin(stage: str, _: float, name: str = name) -> None:
+                    stages.begin(f"{name} {stage}")
+
+                results.append(Result(card, qa.ask(video, card.question, on_event=begin)))
+            stages.end()
+    return Report(seed, seconds, ranks, method, setup, tuple(results))
 
 
 def print_report(report: Report) -> None:
     """The report for people: the plan once, then a line per question with its times, then the count."""
     length = format_moment(report.seconds)
     typer.echo(f"video: {length}, {len(report.results)} cards, seed {report.seed}")
+    typer.echo(f"before the first question: {format_timings(report.setup)}")
     # The plans differ only in the length of the question.
     typer.echo(f"plan of the first question:\n{_indented(str(report.results[0].answer.plan))}")
     for result in report.results:
         mark = "right" if result.right else f"WRONG, it is {result.card.answer}"
         shown = format_moment(result.card.start)
-        typer.echo(f"at {shown:>7}  {result.card.question} {result.answer.text}  ({mark})")
+        typer.echo(f"at {shown}: {result.card.question} {result.answer.text}  ({mark})")
         typer.echo(_indented(format_timings(result.answer.timings)))
     typer.echo(f"{report.num_right} of {len(report.results)} right")
 

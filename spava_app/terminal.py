@@ -70,18 +70,22 @@ def format_moment(seconds: float) -> str:
 
 
 class Stages:
-    """Shows the stage that runs now, and leaves a line for each finished one. Silent unless stderr is a terminal.
+    """Shows which stage runs now and for how long. Silent unless stderr is a terminal.
 
-    `begin` is what `VideoQA.ask(on_event=...)` calls. It keeps time itself, so that `begin("start workers")` before
-    a request shows too.
+    `begin` is what `VideoQA.ask(on_event=...)` calls. It keeps time itself, so that what comes before a request, as
+    starting the workers, shows too.
+
+    Args:
+        keep: leave a line for each finished stage.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, keep: bool = True) -> None:
         self.console = Console(stderr=True, highlight=False)
         columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
         self._progress = Progress(
             *columns, console=self.console, transient=True, disable=not self.console.is_terminal
         )
+        self._keep = keep
         self._task: TaskID | None = None
         self._stage, self._since = "", 0.0
 
@@ -104,13 +108,16 @@ class Stages:
         self._stage, self._since = stage, monotonic()
         self._task = self._progress.add_task(stage)
 
-    def end(self) -> None:
-        """The present stage ends."""
+    def end(self) -> float:
+        """The present stage, if any, ends. Returns how long it took, in seconds."""
         if self._task is None:
-            return
+            return 0.0
         self._progress.remove_task(self._task)
         self._task = None
-        self.note(f"  {self._stage:<14}{monotonic() - self._since:8.2f} s")
+        took = monotonic() - self._since
+        if self._keep:
+            self.note(f"  {self._stage:<14}{took:8.2f} s")
+        return took
 
     def note(self, text: str) -> None:
         """A line on the terminal, above the running stage."""

@@ -1,0 +1,42 @@
+"""The control channel between the driver and one worker: length-prefixed JSON messages of any size, in order.
+
+Messages are objects with one key that names them: from the driver `request`; from a worker `ready`, `stage`, `token`,
+`result` or `error`. Nothing is unpickled on either side.
+"""
+
+import json
+from multiprocessing.connection import Connection
+from typing import Any
+
+from spava_app import errors
+from spava_app.errors import EngineError, InvalidInput, SpavaError
+
+
+def send(connection: Connection, message: dict[str, Any]) -> None:
+    """Send one message; raises OSError when the other side is gone."""
+    connection.send_bytes(json.dumps(message).encode())
+
+
+def receive(connection: Connection) -> dict[str, Any]:
+    """Wait for one message; raises EOFError or OSError when the other side is gone."""
+    return json.loads(connection.recv_bytes())
+
+
+def encode_error(error: SpavaError) -> dict[str, Any]:
+    """The `error` message for a typed error."""
+    detail = {"type": type(error).__name__, "message": str(error)}
+    if isinstance(error, InvalidInput):
+        detail |= {"field": error.field, "value": _plain(error.value), "fix": error.fix}
+    return {"error": detail}
+
+
+def decode_error(detail: dict[str, Any]) -> SpavaError:
+    """The error that `encode_error` was given; one of a type unknown here becomes an `EngineError`."""
+    kind = getattr(errors, detail["type"], EngineError)
+    if issubclass(kind, InvalidInput):
+        return kind(detail["field"], detail["value"], detail["fix"])
+    return kind(detail["message"])
+
+
+def _plain(value: object) -> object:
+    return value if isinstance(value, int | float | str | None) else repr(value)

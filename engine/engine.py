@@ -1,0 +1,204 @@
+"""The driver's side of the engine: starts one worker per rank, sends requests, supervises.
+
+A request that fails for its input leaves the workers up. Anything else (a dead or silent worker) stops them all and
+raises `EngineDown`; the next request starts a fresh group.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any, Self
+
+from spava_app.engine import channel
+from spava_app.engine.request import Request
+from spava_app.engine.settings import WorkerSettings
+from spava_app.errors import EngineDown, SpavaError
+
+OnMessage = Callable[[str, Any], None]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What the ranks answered.
+
+    Attributes:
+        tokens: ids of the answer.
+        seconds: per stage, of the slowest rank.
+    """
+
+    tokens: tuple[int, ...]
+    seconds: dict[str, float]
+
+
+@dataclass
+class _Worker:
+    process: subprocess.Popen[bytes]
+    connection: Connection
+    log: Path
+
+
+class Engine:
+    """A group of workers with one model loaded. Not thread-safe: one request at a time.
+
+    Args:
+        model: folder of the checkpoint.
+        world_size: number of ranks.
+        device: "cpu" or "cuda".
+        dtype: torch dtype name.
+        deadline: seconds without any message after which the group counts as hung.
+    """
+
+    def __init__(
+        self, model: Path, *, world_size: int, device: str, dtype: str, deadline: float = 600.0
+    ) -> None:
+        self._model, self._world_size = model, world_size
+        self._device, self._dtype, self._deadline = device, dtype, deadline
+        self._workers: list[_Worker] = []
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def start(self) -> None:
+        """Start the workers and wait until the model is loaded on all; does nothing when they are up.
+
+        Raises:
+            CheckpointError: the model cannot be loaded.
+            EngineDown: a worker died or hung.
+        """
+        if self._workers:
+            return
+        self._folder = tempfile.TemporaryDirectory(prefix="spava-")
+        try:
+            self._workers = [self._spawn(rank) for rank in range(self._world_size)]
+            self._collect("ready", "start", lambda name, value: None)
+        except BaseException:
+            self.close()
+            raise
+
+    def run(self, request: Request, on_message: OnMessage) -> Result:
+        """Run one request on all ranks.
+
+        Args:
+            on_message: called with ("stage", name) and ("token", id) as rank 0 reports them.
+
+        Raises:
+            SpavaError: the input cannot be served; the engine stays up.
+            EngineDown: a worker died or hung; the next call starts a new group.
+        """
+        self.start()
+        try:
+            for worker in self._workers:
+                channel.send(worker.connection, {"request": request.to_json()})
+            answers = self._collect("result", "request", on_message)
+        except (EngineDown, KeyboardInterrupt):
+            self.close()
+            raise
+        except BrokenPipeError as error:
+            self.close()
+            raise EngineDown("a worker is gone: ask again to start a new group") from error
+        seconds: dict[str, float] = {}
+        for answer in answers:
+            for stage, spent in answer["seconds"].items():
+                seconds[stage] = max(spent, seconds.get(stage, 0.0))
+        return Result(tuple(answers[0]["tokens"]), seconds)
+
+    def close(self) -> None:
+        """Stop the workers; safe to call twice."""
+        for worker in self._workers:
+            worker.connection.close()
+        for worker in self._workers:
+            try:
+                worker.process.wait(timeout=5)
+            except subprocess.TimeoutExpired:
+                worker.process.kill()
+                worker.process.wait()
+        self._workers = []
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
+
+    def _spawn(self, rank: int) -> _Worker:
+        # A plain subprocess and not multiprocessing: spawn would import the caller's main module again, which fails
+        # in notebooks and runs scripts without a main guard twice.
+        assert self._folder is not None
+        folder = Path(self._folder.name)
+        ours, theirs = socket.socketpair()
+        settings = WorkerSettings(
+            rank=rank,
+            world_size=self._world_size,
+            rendezvous=f"file://{folder / 'rendezvous'}",
+            socket=theirs.fileno(),
+            model=str(self._model),
+            device=self._device,
+            dtype=self._dtype,
+            threads=max(1, (os.cpu_count() or 1) // self._world_size),
+            deadline=self._deadline,
+        )
+        log = folder / f"rank{rank}.log"
+        # One machine: nothing listens on an interface that others can reach.
+        local = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo", "PYTHONSAFEPATH": "1"}
+        with log.open("wb") as out:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "spava_app.engine.worker", settings.to_json()],
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                env=os.environ | local,
+                # Its own group: Ctrl-C reaches the driver, which then ends the workers itself.
+                start_new_session=True,
+            )
+        theirs.close()
+        return _Worker(process, Connection(ours.detach()), log)
+
+    def _collect(self, final: str, what: str, on_message: OnMessage) -> list[Any]:
+        """One message `final` from every worker; others of rank 0 go to `on_message`.
+
+        A typed error is raised once every worker has ended the request.
+        """
+        answers: dict[int, Any] = {}
+        failure: SpavaError | None = None
+        ranks = {worker.connection: rank for rank, worker in enumerate(self._workers)}
+        heard = time.monotonic()
+        while len(answers) < len(self._workers):
+            waiting = [c for c, rank in ranks.items() if rank not in answers]
+            for connection in wait(waiting, timeout=1.0):
+                heard = time.monotonic()
+                rank = ranks[connection]
+                message = self._receive(rank, what)
+                name, value = next(iter(message.items()))
+                if name in {final, "peer_failed"}:
+                    answers[rank] = value
+                elif name == "error":
+                    failure = failure or channel.decode_error(value)
+                    answers[rank] = value
+                    if final == "ready":  # the worker ends itself, the others would wait for it
+                        raise failure
+                elif rank == 0:
+                    on_message(name, value)
+            if time.monotonic() - heard > self._deadline:
+                raise EngineDown(f"no word from the workers for {self._deadline:.0f} s")
+        if failure is not None:
+            raise failure
+        return [answers[rank] for rank in range(len(self._workers))]
+
+    def _receive(self, rank: int, what: str) -> dict[str, Any]:
+        worker = self._workers[rank]
+        try:
+            return channel.receive(worker.connection)
+        except (EOFError, OSError) as error:
+            code = worker.process.wait(timeout=5)
+            lines = worker.log.read_text(errors="replace").strip().splitlines()
+            last = f": {lines[-1]}" if lines else ""
+            raise EngineDown(f"rank {rank} ended with code {code} during {what}{last}") from error

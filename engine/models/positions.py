@@ -1,0 +1,66 @@
+"""Multimodal rotary positions with true timestamps.
+
+The rule of Qwen2.5-VL (arXiv 2502.13923, section 2.1.2): text advances all three axes together; a visual token takes
+(start + floor(seconds * tokens_per_second), start + row, start + column), where seconds is the time of its unit since
+the first; whatever follows starts at the largest position so far plus one. transformers 5.17 and 5.23 start the text
+after a video too early, so positions are made here and never taken from there.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import floor
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TextSpan:
+    """A run of text tokens."""
+
+    num_tokens: int
+
+
+@dataclass(frozen=True)
+class VideoSpan:
+    """The tokens of one video.
+
+    Attributes:
+        times: seconds of each unit since the first one, ascending.
+        rows, cols: merged tokens per unit.
+    """
+
+    times: tuple[float, ...]
+    rows: int
+    cols: int
+
+
+Span = TextSpan | VideoSpan
+
+
+def multimodal_positions(spans: Iterable[Span], tokens_per_second: float) -> Tensor:
+    """Positions of a prompt made of `spans`: int64 `[3, T]`, axes (time, height, width)."""
+    parts: list[Tensor] = []
+    start = 0
+    for span in spans:
+        if isinstance(span, TextSpan):
+            part = torch.arange(span.num_tokens).expand(3, -1)
+        else:
+            part = _video_positions(span.times, span.rows, span.cols, tokens_per_second)
+        if part.numel():
+            parts.append(part + start)
+            start += int(part.max()) + 1
+    return torch.cat(parts, dim=1) if parts else torch.empty(3, 0, dtype=torch.int64)
+
+
+def _video_positions(
+    times: Sequence[float], rows: int, cols: int, tokens_per_second: float
+) -> Tensor:
+    ticks = torch.tensor([floor(time * tokens_per_second) for time in times], dtype=torch.int64)
+    return torch.stack(
+        (
+            ticks.repeat_interleave(rows * cols),
+            torch.arange(rows).repeat_interleave(cols).repeat(len(times)),
+            torch.arange(cols).repeat(len(times) * rows),
+        )
+    )

@@ -1,0 +1,55 @@
+"""What will be done for a question, in numbers a person can check. Made before anything runs."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a question about a video is answered.
+
+    Attributes:
+        video, duration: the file and its length in seconds.
+        num_frames, interval: frames looked at and the mean seconds between them.
+        size: (height, width) in pixels that frames are resized to.
+        num_tokens, num_visual, query_len: prompt tokens, visual ones among them, tokens of the question tail.
+        method, options: the prefill method and the options that were given.
+        world_size, device: ranks and what they run on.
+        anchor_len, num_blocks, block_len, passing_len: lengths of the layout; passing is per block.
+    """
+
+    video: str
+    duration: float
+    num_frames: int
+    interval: float
+    size: tuple[int, int]
+    num_tokens: int
+    num_visual: int
+    query_len: int
+    method: str
+    world_size: int
+    device: str
+    anchor_len: int
+    num_blocks: int
+    block_len: int
+    passing_len: int
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        height, width = self.size
+        lines = [
+            f"video   {self.num_frames} frames of {self.duration:.0f} s, one every "
+            f"{self.interval:.2f} s, {width}x{height} pixels",
+            f"prompt  {self.num_tokens} tokens: {self.num_visual} visual, {self.query_len} question",
+            f"method  {self.method} on {self.world_size} x {self.device}",
+        ]
+        if self.num_blocks > 1:
+            lines.append(
+                f"        {self.num_blocks} blocks of {self.block_len}, anchor {self.anchor_len}, "
+                f"each passes {self.passing_len}"
+            )
+        return "\n".join(lines)

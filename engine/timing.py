@@ -1,0 +1,42 @@
+"""Seconds per stage of a request."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+class StageTimer:
+    """Adds up the seconds spent in each named stage and reports when a stage first begins.
+
+    Args:
+        device: CUDA work is waited for at the ends of a stage, so that it is charged to the stage that caused it.
+        on_begin: called with the stage's name the first time it begins.
+    """
+
+    def __init__(self, device: torch.device, on_begin: Callable[[str], None]) -> None:
+        self.seconds: dict[str, float] = {}
+        self._device, self._on_begin = device, on_begin
+
+    def begin(self, name: str) -> None:
+        """Say that `name` begins, unless it has begun before."""
+        if name not in self.seconds:
+            self.seconds[name] = 0.0
+            self._on_begin(name)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Charge the time inside the `with` block to `name`."""
+        self.begin(name)
+        self._wait()
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._wait()
+            self.seconds[name] += time.perf_counter() - start
+
+    def _wait(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)

@@ -1,0 +1,114 @@
+"""What a checkpoint asks of its pixels: patch sizes, normalisation and limits."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from spava_app.errors import CheckpointError
+
+# Newest first; the order of precedence is that of transformers 5.
+_FILES = ("processor_config.json", "video_preprocessor_config.json", "preprocessor_config.json")
+_CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+_CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+# The steps that are done here are these; a checkpoint that wants others must not be read wrongly.
+_FIXED = {
+    "do_resize": True,
+    "do_rescale": True,
+    "do_normalize": True,
+    "do_center_crop": False,
+    "do_pad": False,
+    "resample": 3,
+    "rescale_factor": 1 / 255,
+}
+
+
+@dataclass(frozen=True)
+class PixelConfig:
+    """Pixel settings of a Qwen2-VL style vision encoder; the defaults are transformers' own.
+
+    Attributes:
+        patch_size: pixels along a side of a spatial patch.
+        temporal_patch_size: frames in a temporal patch, a "unit".
+        merge_size: patches along a side that the encoder merges into one token.
+        mean, std: per channel RGB, of values from 0 to 1.
+        min_pixels, max_pixels: allowed pixels (height x width) of a resized frame.
+        cap_pixels_per_frame: whether frames also share a budget for the whole video.
+        max_video_tokens: that budget; 90 % of so many merged patches.
+    """
+
+    patch_size: int = 14
+    temporal_patch_size: int = 2
+    merge_size: int = 2
+    mean: tuple[float, float, float] = _CLIP_MEAN
+    std: tuple[float, float, float] = _CLIP_STD
+    min_pixels: int = 128 * 28 * 28
+    max_pixels: int = 768 * 28 * 28
+    cap_pixels_per_frame: bool = False
+    max_video_tokens: int = 128_000
+
+    def __post_init__(self) -> None:
+        counts = ("patch_size", "temporal_patch_size", "merge_size", "min_pixels", "max_pixels")
+        for name in (*counts, "max_video_tokens"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise CheckpointError(name, value, "must be a positive whole number")
+        if self.min_pixels > self.max_pixels:
+            fix = f"must not be above max_pixels={self.max_pixels}"
+            raise CheckpointError("min_pixels", self.min_pixels, fix)
+        if len(self.mean) != 3 or len(self.std) != 3 or 0 in self.std:
+            fix = "must be three numbers each, no std of 0"
+            raise CheckpointError("image_mean, image_std", (self.mean, self.std), fix)
+
+    @property
+    def factor(self) -> int:
+        """What height and width of a resized frame are multiples of, in pixels."""
+        return self.patch_size * self.merge_size
+
+    @classmethod
+    def from_dict(cls, settings: Mapping[str, Any]) -> "PixelConfig":
+        """Read the dictionary of a Hugging Face video (or image) preprocessor file.
+
+        Raises:
+            CheckpointError: a setting asks for a step that is not done here, or is malformed.
+        """
+        for name, done in _FIXED.items():
+            value = settings.get(name)
+            if value is not None and value != done:
+                raise CheckpointError(name, value, f"only {done!r} is supported")
+        size = settings.get("size") or {}
+        given = {
+            "min_pixels": size.get("shortest_edge", size.get("min_pixels")),
+            "max_pixels": size.get("longest_edge", size.get("max_pixels")),
+            "mean": tuple(settings.get("image_mean") or _CLIP_MEAN),
+            "std": tuple(settings.get("image_std") or _CLIP_STD),
+        }
+        # Top-level names win over `size`: that is how older checkpoints override it.
+        given |= {
+            name: settings[name]
+            for name in cls.__dataclass_fields__
+            if name not in {"mean", "std"} and settings.get(name) is not None
+        }
+        return cls(**{name: value for name, value in given.items() if value is not None})
+
+    @classmethod
+    def from_folder(cls, folder: str | Path) -> "PixelConfig":
+        """Read the settings of the checkpoint in `folder`.
+
+        Raises:
+            CheckpointError: the folder holds no preprocessor file, or a broken one.
+        """
+        for name in _FILES:
+            file = Path(folder) / name
+            if not file.is_file():
+                continue
+            try:
+                settings = json.loads(file.read_text(encoding="utf-8"))
+            except ValueError:
+                raise CheckpointError("model", str(file), "must be a JSON file") from None
+            if name == "processor_config.json":
+                settings = settings.get("video_processor")
+            if settings:
+                return cls.from_dict(settings)
+        raise CheckpointError("model", str(folder), f"must hold one of {', '.join(_FILES)}")

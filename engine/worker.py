@@ -1,0 +1,94 @@
+"""One rank: a process that loads the model, joins the group and answers requests until the driver is gone.
+
+Started as `python -m spava_app.engine.worker SETTINGS` with one inherited socket; SETTINGS is a JSON object.
+"""
+
+import json
+import os
+import queue
+import sys
+import threading
+import traceback
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import torch
+
+from spava_app.engine import channel
+from spava_app.engine.comm import Comm
+from spava_app.engine.generate import PeerFailed, Runner
+from spava_app.engine.request import Request
+from spava_app.engine.settings import WorkerSettings
+from spava_app.engine.timing import StageTimer
+from spava_app.engine.video.pixel_config import PixelConfig
+from spava_app.engine.weights import load_model
+from spava_app.errors import SpavaError
+
+
+def main() -> None:
+    """Serve until the driver closes its end."""
+    settings = WorkerSettings(**json.loads(sys.argv[1]))
+    connection = Connection(settings.socket)
+    inbox: queue.Queue[Request] = queue.Queue()
+    threading.Thread(target=_listen, args=(connection, inbox), daemon=True).start()
+    try:
+        runner = _start(settings)
+        channel.send(connection, {"ready": True})
+        while True:
+            _serve(runner, inbox.get(), connection)
+    except SpavaError as error:
+        channel.send(connection, channel.encode_error(error))
+        sys.exit(error.exit_code)
+
+
+def _listen(connection: Connection, inbox: "queue.Queue[Request]") -> None:
+    """Read requests; when the driver is gone, end the process whatever it is doing, a collective included."""
+    while True:
+        try:
+            message = channel.receive(connection)
+        except (EOFError, OSError):
+            os._exit(0)
+        inbox.put(Request.from_json(message["request"]))
+
+
+def _start(settings: WorkerSettings) -> Runner:
+    torch.set_num_threads(settings.threads)
+    device = torch.device(settings.device)
+    if device.type == "cuda":
+        device = torch.device("cuda", settings.rank)
+        torch.cuda.set_device(device)
+    comm = Comm.connect(
+        settings.rank,
+        settings.world_size,
+        init_method=settings.rendezvous,
+        backend="nccl" if device.type == "cuda" else "gloo",
+        deadline=settings.deadline,
+    )
+    model = load_model(settings.model, device=device, dtype=getattr(torch, settings.dtype))
+    return Runner(model, PixelConfig.from_folder(Path(settings.model)), comm)
+
+
+def _serve(runner: Runner, request: Request, connection: Connection) -> None:
+    """Answer one request. An input that cannot be served ends the request on every rank and nothing else."""
+    timer = StageTimer(
+        runner.device, lambda stage: channel.send(connection, {"stage": stage})
+    )
+    try:
+        tokens = []
+        for token in runner.run(request, timer):
+            channel.send(connection, {"token": token})
+            tokens.append(token)
+        channel.send(connection, {"result": {"tokens": tokens, "seconds": timer.seconds}})
+    except PeerFailed as error:
+        channel.send(connection, {"peer_failed": str(error)})
+    except SpavaError as error:
+        channel.send(connection, channel.encode_error(error))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except Exception:  # noqa: BLE001 (the last line of defence: written to the log the driver quotes from)
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)  # not sys.exit: threads of a broken group must not keep the process alive

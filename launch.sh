@@ -1,0 +1,199 @@
+#!/usr/bin/env bash
+# One door to everything: makes the environment when it is needed, then runs the program, the tests or the linters.
+# Works from any folder, through a link, and in a checkout whose path has spaces. `./launch.sh help` tells how.
+set -euo pipefail
+
+readonly TORCH_TESTED=2.13.0
+readonly TORCH_OLDEST=2.11 # the lower bound in pyproject.toml
+readonly PYTHON_OLDEST=3.11
+
+usage() {
+    cat <<'TEXT'
+usage: ./launch.sh COMMAND [ARGUMENTS]
+
+  demo                  answer questions about a generated video on two processes
+  ask VIDEO QUESTION    answer a question about a video; every other word of `spava` works too
+  test [PYTEST ARGS]    run the tests; --all adds the slow ones, and those for a GPU where there is one
+  lint                  ruff, pyright and the import rules
+  help                  this text
+
+The active virtual environment is used; without one, .venv is made here. Settings, as environment variables:
+
+  PYTHON=python3.12      the interpreter that makes .venv (3.11 or newer)
+  SPAVA_TORCH_INDEX=URL  where to take torch from, when none is installed; for example
+                         https://download.pytorch.org/whl/cpu, the small build for machines without a GPU
+  SPAVA_SKIP_INSTALL=1   install nothing, use the environment as it is
+TEXT
+}
+
+say() { printf 'launch.sh: %s\n' "$*" >&2; }
+
+die() {
+    say "error: $*"
+    exit 1
+}
+
+# The folder of this file, with links to the file followed. No `readlink -f`: older macOS has none.
+repository() {
+    local file=${BASH_SOURCE[0]} folder
+    while [[ -L $file ]]; do
+        folder=$(cd -P -- "$(dirname -- "$file")" && pwd)
+        file=$(readlink -- "$file")
+        [[ $file == /* ]] || file=$folder/$file
+    done
+    cd -P -- "$(dirname -- "$file")" && pwd
+}
+
+# step WHAT COMMAND...: runs an installation step. Everything goes to stderr, because stdout belongs to the program.
+# On a terminal its output (a progress bar) is shown, otherwise only when it fails.
+step() {
+    local what=$1 status=0 log
+    shift
+    say "$what ..."
+    if [[ -t 2 ]]; then
+        "$@" >&2 || status=$?
+    else
+        log=$(mktemp)
+        "$@" >"$log" 2>&1 || status=$?
+        ((status == 0)) || tail -n 30 "$log" >&2
+        rm -f -- "$log"
+    fi
+    ((status == 0)) || die "this step failed with status $status: $what"
+}
+
+is_new_enough() {
+    "$1" -c 'import sys; sys.exit(sys.version_info[:2] < tuple(map(int, sys.argv[1].split("."))))' \
+        "$PYTHON_OLDEST" 2>/dev/null
+}
+
+find_python() {
+    local name
+    local -a names=(python3 python3.14 python3.13 python3.12 python3.11)
+    [[ -z ${PYTHON:-} ]] || names=("$PYTHON")
+    for name in "${names[@]}"; do
+        if command -v "$name" >/dev/null && is_new_enough "$name"; then
+            command -v "$name"
+            return
+        fi
+    done
+    return 1
+}
+
+make_environment() {
+    local base
+    base=$(find_python) || die "Python $PYTHON_OLDEST or newer is needed, and ${PYTHON:-python3} is not" \
+        "(PYTHON=/path/to/python3 ./launch.sh ... chooses another)"
+    step "making a virtual environment in $1 with $base" "$base" -m venv --clear "$1"
+}
+
+# True when torch is installed and new enough. Reads metadata only: importing torch takes seconds.
+has_torch() {
+    "$python" - "$TORCH_OLDEST" <<'CODE' 2>/dev/null
+import sys
+from importlib.metadata import version
+release = tuple(int(part) for part in version("torch").split("+")[0].split(".")[:2])
+sys.exit(release < tuple(map(int, sys.argv[1].split("."))))
+CODE
+}
+
+has_gpu() { command -v nvidia-smi >/dev/null && [[ $(nvidia-smi -L 2>/dev/null) == GPU* ]]; }
+
+# torch comes first and alone, so that the project's own looser bound finds it there and fetches nothing newer.
+install_torch() {
+    local -a where=()
+    has_torch && return
+    if [[ -n ${SPAVA_TORCH_INDEX:-} ]]; then
+        where=(--index-url "$SPAVA_TORCH_INDEX")
+    elif [[ $(uname -s) == Linux ]] && ! has_gpu; then
+        say "no GPU here: PyPI's torch for Linux may bring gigabytes of CUDA that will not be used;"
+        say "SPAVA_TORCH_INDEX=https://download.pytorch.org/whl/cpu ./launch.sh ... takes the small build"
+    fi
+    step "installing torch $TORCH_TESTED" \
+        "$python" -m pip install ${where[@]+"${where[@]}"} "torch==$TORCH_TESTED"
+}
+
+# install KIND: brings the environment up to date for KIND (run or dev). A stamp in the environment says what it was
+# installed from, so that a second start does nothing; dev holds all that run needs.
+install() {
+    local kind=$1 want target=$root stamp
+    want="$(cksum <"$root/pyproject.toml") $("$python" -c 'import sys; print(sys.version)') $root"
+    for stamp in dev "$kind"; do
+        [[ $(cat -- "$environment/.spava-$stamp" 2>/dev/null) != "$want" ]] || return 0
+    done
+    is_new_enough "$python" || die "Python $PYTHON_OLDEST or newer is needed, and $python is older"
+    "$python" -m pip --version >/dev/null 2>&1 ||
+        step "installing pip in $environment" "$python" -m ensurepip --upgrade
+    install_torch
+    [[ $kind == run ]] || target="${root}[$kind]"
+    step "installing spava-app ($kind)" "$python" -m pip install -e "$target"
+    printf '%s\n' "$want" >"$environment/.spava-$kind" || die "cannot write in $environment"
+}
+
+# prepare KIND: sets `environment` and `python`, made and installed as needed.
+prepare() {
+    environment=${VIRTUAL_ENV:-$root/.venv}
+    python=$environment/bin/python
+    if [[ -n ${VIRTUAL_ENV:-} ]]; then
+        [[ -x $python ]] || die "VIRTUAL_ENV=$VIRTUAL_ENV holds no bin/python"
+    elif [[ -n ${SPAVA_SKIP_INSTALL:-} ]]; then
+        [[ -x $python ]] || python=$(find_python) || die "Python $PYTHON_OLDEST or newer is needed"
+    elif ! [[ -x $python ]] || ! "$python" -c '' 2>/dev/null; then
+        make_environment "$environment"
+    fi
+    [[ -n ${SPAVA_SKIP_INSTALL:-} ]] || install "$1"
+}
+
+run_tests() {
+    local arg all=
+    local -a args=()
+    for arg in "$@"; do
+        if [[ $arg == --all ]]; then all=1; else args+=("$arg"); fi
+    done
+    if [[ -n $all ]]; then
+        # A later -m replaces the one in pyproject.toml, so it stands before what the user wrote.
+        if has_gpu; then arg=; else arg="not gpu"; fi
+        args=(-m "$arg" ${args[@]+"${args[@]}"})
+    fi
+    cd -- "$root"
+    exec "$python" -m pytest ${args[@]+"${args[@]}"}
+}
+
+# Every linter runs, so that one go shows all there is to mend.
+run_lint() {
+    local status=0
+    cd -- "$root"
+    "$python" -m ruff check . || status=1
+    "$python" -m ruff format --check . || status=1
+    "$python" -m pyright --pythonpath "$python" || status=1
+    "$(dirname -- "$python")/lint-imports" --no-logo || status=1
+    exit "$status"
+}
+
+main() {
+    local word=${1:-}
+    root=$(repository)
+    # Keeps the current folder off the import path: there, `kernels` would be taken for Hugging Face's package.
+    export PYTHONSAFEPATH=1
+    case $word in
+    "")
+        usage >&2
+        exit 2
+        ;;
+    help | -h | --help) usage ;;
+    test)
+        shift
+        prepare dev
+        run_tests "$@"
+        ;;
+    lint)
+        prepare dev
+        run_lint
+        ;;
+    *)
+        prepare run
+        exec "$python" -m spava_app "$@"
+        ;;
+    esac
+}
+
+main "$@"

@@ -1,0 +1,216 @@
+"""`VideoQA`: ask questions about videos from Python."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from spava_app.engine.engine import Engine
+from spava_app.engine.layout import PromptShape
+from spava_app.engine.parallel.base import make_method
+from spava_app.engine.plan import Plan
+from spava_app.engine.request import Request
+from spava_app.engine.video.pixel_config import PixelConfig
+from spava_app.engine.video.preprocess import grid_for, smart_resize
+from spava_app.engine.video.probe import probe
+from spava_app.engine.video.sample import sample_times
+from spava_app.engine.weights import read_config
+from spava_app.errors import InvalidInput
+from spava_app.prompt import PromptBuilder
+
+EMBEDDED = Path(__file__).parent / "assets" / "spava-tiny-vl"
+DEFAULT_FPS = 2.0
+MAX_FRAMES = 768  # as qwen-vl-utils; a longer video is sampled evenly
+
+OnEvent = Callable[[str, float], None]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer to a question.
+
+    Attributes:
+        text: what the model said.
+        timings: seconds per stage of the slowest rank, and "total" from the call to the answer.
+        plan: what was done.
+    """
+
+    text: str
+    timings: dict[str, float]
+    plan: Plan
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {"text": self.text, "timings": self.timings, "plan": self.plan.to_dict()}
+
+
+class VideoQA:
+    """Answers questions about videos with a vision-language model whose prefill is spread over several ranks.
+
+    Workers start with the first question (or `start`) and stay until `close`; use it as a context manager.
+
+    Args:
+        model: "embedded" (a tiny model that reads coloured cards, for trying things out) or the folder of a
+            Qwen2.5-VL checkpoint in Hugging Face form.
+        ranks: processes: one per GPU, or CPU processes.
+        method: "spava" (approximate, fast) or "full" (exact, on one rank).
+        device: "auto", "cpu" or "cuda"; auto takes the GPUs when there are enough for `ranks`.
+        method_options: options of the method, e.g. {"passing_fraction": 0.5}.
+
+    Raises:
+        InvalidInput: a value out of range; the message names the field and the fix.
+        CheckpointError: the model folder cannot be used.
+    """
+
+    def __init__(
+        self,
+        model: str | Path = "embedded",
+        *,
+        ranks: int = 2,
+        method: str = "spava",
+        device: str = "auto",
+        method_options: Mapping[str, object] | None = None,
+    ) -> None:
+        if not isinstance(ranks, int) or ranks < 1:
+            raise InvalidInput("ranks", ranks, "must be an integer of at least 1")
+        self._ranks = ranks
+        self._options = dict(method_options or {})
+        self._method = make_method(method, self._options)
+        self._device = _resolve_device(device, ranks)
+        folder = EMBEDDED if model == "embedded" else Path(model)
+        config = read_config(folder)
+        self._prompts = PromptBuilder(folder, config)
+        self._pixels = PixelConfig.from_folder(folder)
+        dtype = "bfloat16" if self._device == "cuda" else "float32"
+        self._engine = Engine(folder, world_size=ranks, device=self._device, dtype=dtype)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def start(self) -> None:
+        """Start the workers and load the model now instead of with the first question."""
+        self._engine.start()
+
+    def close(self) -> None:
+        """Stop the workers."""
+        self._engine.close()
+
+    def ask(
+        self,
+        video: str | Path,
+        question: str,
+        *,
+        num_frames: int | None = None,
+        fps: float | None = None,
+        max_new_tokens: int = 64,
+        on_event: OnEvent | None = None,
+    ) -> Answer:
+        """Answer `question` about `video`.
+
+        Args:
+            video: path of a file.
+            question: any text.
+            num_frames: look at this many frames, evenly spaced in time.
+            fps: or look at this many per second (default 2, at most 768 frames).
+            max_new_tokens: longest answer.
+            on_event: called with (stage, seconds since the call) as each stage begins.
+
+        Raises:
+            InvalidInput: an empty question, a value out of range.
+            VideoError: the file cannot be read.
+            EngineDown: a worker died; the next question starts new ones.
+        """
+        if not isinstance(max_new_tokens, int) or max_new_tokens < 1:
+            raise InvalidInput("max_new_tokens", max_new_tokens, "must be an integer of at least 1")
+        began = time.perf_counter()
+
+        def tell(stage: str) -> None:
+            if on_event is not None:
+                on_event(stage, time.perf_counter() - began)
+
+        tell("probe")
+        request, plan = self._prepare(video, question, num_frames, fps, max_new_tokens)
+        probed = time.perf_counter() - began
+        self._engine.start()
+        started = time.perf_counter() - began
+
+        def on_message(name: str, value: Any) -> None:
+            if name == "stage":
+                tell(value)
+
+        result = self._engine.run(request, on_message)
+        timings = {"probe": probed, "start": started - probed, **result.seconds}
+        timings["total"] = time.perf_counter() - began
+        return Answer(self._prompts.decode(result.tokens).strip(), timings, plan)
+
+    def _prepare(
+        self,
+        video: str | Path,
+        question: str,
+        num_frames: int | None,
+        fps: float | None,
+        max_new_tokens: int,
+    ) -> tuple[Request, Plan]:
+        """Decide everything about a request before any worker sees it."""
+        self._prompts.build(question, 1)  # a bad question is told before the file is read
+        info = probe(video)
+        if num_frames is None and fps is None:
+            sample = sample_times(info, fps=DEFAULT_FPS, max_frames=MAX_FRAMES)
+        else:
+            sample = sample_times(info, num_frames=num_frames, fps=fps)
+        size = smart_resize(info.height, info.width, self._pixels, num_frames=len(sample))
+        grid = grid_for(len(sample), info.height, info.width, self._pixels)
+        num_visual = grid[0] * grid[1] * grid[2] // self._pixels.merge_size**2
+        prompt = self._prompts.build(question, num_visual)
+        shape = PromptShape(len(prompt.token_ids), prompt.query_len)
+        layout = self._method.layout(shape, self._ranks)
+        request = Request(
+            video=str(info.path),
+            frames=sample.frames,
+            times=sample.times,
+            interval=sample.interval,
+            size=size,
+            grid=grid,
+            token_ids=prompt.token_ids,
+            video_start=prompt.video_start,
+            num_visual=num_visual,
+            query_len=prompt.query_len,
+            method=self._method.name,
+            options=self._options,
+            max_new_tokens=max_new_tokens,
+            stop_ids=self._prompts.stop_ids,
+        )
+        plan = Plan(
+            video=str(info.path),
+            duration=info.duration,
+            num_frames=len(sample),
+            interval=sample.interval,
+            size=size,
+            num_tokens=shape.num_tokens,
+            num_visual=num_visual,
+            query_len=shape.query_len,
+            method=self._method.name,
+            world_size=self._ranks,
+            device=self._device,
+            anchor_len=layout.anchor_len,
+            num_blocks=len(layout.blocks),
+            block_len=len(layout.blocks[0]),
+            passing_len=layout.passing[0],
+            options=self._options,
+        )
+        return request, plan
+
+
+def _resolve_device(device: str, ranks: int) -> str:
+    import torch
+
+    if device not in {"auto", "cpu", "cuda"}:
+        raise InvalidInput("device", device, "choose auto, cpu or cuda")
+    cards = torch.cuda.device_count() if device != "cpu" else 0
+    if device == "cuda" and cards < ranks:
+        raise InvalidInput("device", device, f"{ranks} ranks need {ranks} GPUs, {cards} found")
+    return "cuda" if cards >= ranks else "cpu"

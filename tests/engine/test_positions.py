@@ -1,0 +1,49 @@
+"""Multimodal positions against a table worked out by hand from the paper's rule."""
+
+import pytest
+
+from spava_app.engine.models.positions import TextSpan, VideoSpan, multimodal_positions
+
+# Two tokens of text, a video of 3 units of 1 x 2 tokens one second apart, three tokens of text; 2 ticks a second.
+TABLE = [
+    (0, 0, 0),
+    (1, 1, 1),
+    (2, 2, 2),
+    (2, 2, 3),
+    (4, 2, 2),
+    (4, 2, 3),
+    (6, 2, 2),
+    (6, 2, 3),
+    (7, 7, 7),
+    (8, 8, 8),
+    (9, 9, 9),
+]
+
+
+def test_table() -> None:
+    spans = [TextSpan(2), VideoSpan((0.0, 1.0, 2.0), rows=1, cols=2), TextSpan(3)]
+    assert [tuple(column) for column in multimodal_positions(spans, 2).T.tolist()] == TABLE
+
+
+def test_long_video_pushes_the_text_behind_it() -> None:
+    """384 units of 26 x 46 patches, a second apart: the case that transformers places at 38 instead of 782."""
+    times = tuple(float(second) for second in range(384))
+    spans = [TextSpan(15), VideoSpan(times, rows=13, cols=23), TextSpan(1)]
+    positions = multimodal_positions(spans, 2)
+    assert positions[0, 15:-1].unique().tolist() == list(range(15, 782, 2))
+    assert positions[:, -1].tolist() == [782, 782, 782]
+
+
+def test_wide_short_video_counts_its_columns() -> None:
+    spans = [VideoSpan((0.0,), rows=2, cols=9), TextSpan(1)]
+    assert multimodal_positions(spans, 2)[:, -1].tolist() == [9, 9, 9]
+
+
+@pytest.mark.parametrize(("interval", "ticks"), [(0.25, [0, 0, 1, 1]), (0.75, [0, 1, 3, 4])])
+def test_fractions_of_a_tick_are_cut_not_the_interval(interval: float, ticks: list[int]) -> None:
+    video = VideoSpan(tuple(i * interval for i in range(4)), rows=1, cols=1)
+    assert multimodal_positions([video], 2)[0].tolist() == ticks
+
+
+def test_nothing() -> None:
+    assert multimodal_positions([], 2).shape == (3, 0)

@@ -1,0 +1,138 @@
+"""Decoded frames equal a full sequential decode, bit for bit, whatever is asked for."""
+
+from functools import cache
+
+import av
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from spava_app.engine.video.decode import decode_frames
+from spava_app.engine.video.probe import probe
+from spava_app.engine.video.sample import sample_times
+from spava_app.errors import InvalidInput, VideoError
+
+NAMES = ["variable", "short_gops", "odd", "late", "old", "open_gop", "intra_refresh", "short"]
+
+
+def check(info, frames, truth, **options):
+    decoded = list(decode_frames(info, frames, **options))
+    assert [number for number, _ in decoded] == list(frames)
+    for number, rgb in decoded:
+        assert rgb.dtype == np.uint8
+        assert rgb.flags.c_contiguous
+        np.testing.assert_array_equal(rgb, truth[number], err_msg=f"frame {number}")
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+@pytest.mark.parametrize("how", [{"num_frames": 24}, {"fps": 2.0}, {"fps": 12.0}])
+def test_gop_of_250_frames_on_several_ranks(ranks, how, videos, sequential):
+    times, truth = sequential(videos.gop250)
+    info = probe(videos.gop250)
+    sample = sample_times(info, **how)
+    shown_at = {round(t, 6): rgb for t, rgb in zip(times, truth, strict=True)}
+    parts = np.array_split(np.arange(len(sample)), ranks)
+    gathered = []
+    for part in parts:
+        frames = [sample.frames[i] for i in part]
+        gathered += [rgb for _, rgb in decode_frames(info, frames)]
+    assert len(gathered) == len(sample)
+    for time, rgb in zip(sample.times, gathered, strict=True):
+        np.testing.assert_array_equal(rgb, shown_at[round(time, 6)], err_msg=f"at {time} s")
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("name", NAMES)
+def test_each_frame_alone_and_all_in_a_row(name, threads, videos, sequential):
+    path = getattr(videos, name)
+    _, truth = sequential(path)
+    info = probe(path)
+    check(info, range(info.num_frames), truth, threads=threads)
+    for frame in range(0, info.num_frames, 7):
+        check(info, [frame], truth, threads=threads)
+
+
+@pytest.fixture(scope="module")
+def known(videos, sequential):
+    """Probed and sequentially decoded once per video."""
+    return cache(lambda name: (probe(getattr(videos, name)), sequential(getattr(videos, name))[1]))
+
+
+@settings(deadline=None, max_examples=15)
+@given(data=st.data())
+def test_any_frames_in_any_order(data, known):
+    name = data.draw(st.sampled_from(["short_gops", "variable", "open_gop", "late"]))
+    info, truth = known(name)
+    check(info, data.draw(st.lists(st.integers(0, info.num_frames - 1), max_size=6)), truth)
+
+
+def test_rotated_pictures_stand_upright(videos, sequential):
+    _, stored = sequential(videos.rotated)
+    # Clockwise: the stored top row becomes the right column.
+    check(probe(videos.rotated), range(5), stored[:, ::-1].transpose(0, 2, 1, 3))
+
+
+def test_an_edit_list(videos, tmp_path, remux, sequential):
+    def earlier(packets):
+        for packet in packets:
+            packet.pts -= 20 * 512
+            packet.dts -= 20 * 512
+        return packets
+
+    path = tmp_path / "cut.mp4"
+    remux(videos.short_gops, path, earlier)
+    _, truth = sequential(path)
+    check(probe(path), [0, 3, 4, 5, 30, 69], truth)
+    check(probe(path), [2], truth)
+
+
+def test_few_packets_are_decoded(videos, monkeypatch):
+    """Frames just past a key frame need a seek each; neighbours in one group need none."""
+    seeks = []
+    opened = av.open
+
+    def spy(*args, **kwargs):
+        seeks.append("open")
+        return opened(*args, **kwargs)
+
+    monkeypatch.setattr(av, "open", spy)
+    info = probe(videos.gop250)
+    seeks.clear()
+    list(decode_frames(info, [2, 9, 100, 251, 252, 501]))
+    assert seeks == ["open"]
+
+
+def test_damage_in_the_middle_names_the_time(videos, tmp_path, sequential):
+    _, truth = sequential(videos.gop250)
+    with av.open(str(videos.gop250)) as container:
+        places = [(p.pos, p.size, p.pts * p.time_base) for p in container.demux(video=0) if p.size]
+    broken = bytearray(videos.gop250.read_bytes())
+    place, size, time = places[120]
+    broken[place : place + size] = bytes(size)
+    path = tmp_path / "broken.mp4"
+    path.write_bytes(broken)
+    info = probe(path)
+    damaged = round(float(time) * 30)
+    with pytest.raises(
+        VideoError, match=f"frame at {float(time):.2f} s cannot be decoded"
+    ) as caught:
+        list(decode_frames(info, [3, damaged]))
+    assert caught.value.field == "video"
+    # The damage ends with its group of pictures, and what comes before it is whole.
+    check(info, [0, 50, 249 + 1, 400], truth)
+
+
+def test_a_file_cut_short_after_probing(videos, tmp_path):
+    path = tmp_path / "short.ts"
+    path.write_bytes(videos.late.read_bytes())
+    info = probe(path)
+    path.write_bytes(path.read_bytes()[: 188 * 20])
+    with pytest.raises(VideoError, match=r"frame at 2.67 s cannot be decoded"):
+        list(decode_frames(info, [0, 80]))
+
+
+@pytest.mark.parametrize(("frames", "threads"), [([-1], 1), ([90], 1), ([0, 400], 1), ([0], 0)])
+def test_wrong_arguments(frames, threads, videos):
+    with pytest.raises(InvalidInput, match="give"):
+        decode_frames(probe(videos.short_gops), frames, threads=threads)
