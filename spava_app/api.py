@@ -135,6 +135,7 @@ class VideoQA:
         tell("probe")
         request, plan = self._prepare(video, question, num_frames, fps, max_new_tokens)
         probed = time.perf_counter() - began
+        tell("start")
         self._engine.start()
         started = time.perf_counter() - began
 

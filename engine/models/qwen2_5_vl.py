@@ -60,7 +60,7 @@ class VisionConfig:
             merge_size=vision.get("spatial_merge_size", 2),
             window_size=vision.get("window_size", 112),
             full_attention_layers=frozenset(vision["fullatt_block_indexes"]),
-            tokens_per_second=vision.get("tokens_per_second", 2),
+            tokens_per_second=vision.get("tokens_per_second", 4),
         )
 
     @property

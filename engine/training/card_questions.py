@@ -1,7 +1,7 @@
 """How people ask about a card, and the words the embedded model's tokenizer should know whole."""
 
-from spava_app.engine.video.cards import Card
 from spava_app.engine.video.card_drawing import COLORS
+from spava_app.engine.video.cards import Card
 
 CANONICAL = Card("{color}", 0, 0.0, 0.0).question
 PARAPHRASES = (
@@ -15,7 +15,7 @@ PARAPHRASES = (
     "Look for the {color} card. What digit is on it?",
 )
 
-COMMON_WORDS = """
+_WORDS = """
 a about above after again all along also always an and animal another answer any are around as ask at away back bad be
 because before behind below between big black book both boy bring brown but by call camera can car change child city
 clip close color colour come could count country cut day describe did different do does door down each early eat end
@@ -31,7 +31,8 @@ summarize take talk tell ten than thank that the their them then there these the
 through time to together told too took tree try turn two under until up us use very video voice walk want was watch
 water way we well went were what when where which while who whole why will wind with without word work world would
 write year yes you young your zero eight nine written visible appear appears before
-""".split()
+"""
+COMMON_WORDS = tuple(_WORDS.split())
 
 
 def phrasings() -> tuple[str, ...]:

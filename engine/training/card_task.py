@@ -96,14 +96,14 @@ def predict(
     hidden = decoder(sequence.flatten(0, 1), positions.flatten(1), attend)
     hidden = hidden.unflatten(0, (num_clips, -1))
     first = context + torch.arange(tails[0], device=device) * tails[1]
-    places = torch.stack(
-        (questions.color_at, questions.answer_at, questions.answer_at + 1)
-    )
+    places = torch.stack((questions.color_at, questions.answer_at, questions.answer_at + 1))
     rows = (places + first).transpose(0, 1).flatten(1)
     picked = hidden.gather(1, rows[..., None].expand(-1, -1, hidden.shape[2]))
     picked = picked.unflatten(1, (3, -1)).transpose(0, 1).flatten(1, 2)
     logits = decoder.logits(picked.flatten(0, 1)).float().unflatten(0, (3, -1))
-    return Predictions(*logits.unbind(0), visual, hidden[:, head.shape[1] : context])
+    at_color, at_answer, after_answer = logits.unbind(0)
+    contextual = hidden[:, head.shape[1] : context]
+    return Predictions(at_color, at_answer, after_answer, visual, contextual)
 
 
 @dataclass(frozen=True)

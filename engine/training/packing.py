@@ -7,6 +7,7 @@ answer included, padded), C = tokens before the tails, S = C + Q L, H = heads, D
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from spava_app.engine.models.decoder import Attend
 from spava_app.engine.training.card_clips import NUM_DIGITS, Clips, ClipSource
 from spava_app.engine.training.card_questions import ask, phrasings
+from spava_app.engine.training.tiny_assets import TOKEN_ID
 from spava_app.engine.video.card_drawing import COLORS
 
 VIDEO_PAD = "<|video_pad|>"
@@ -35,7 +37,9 @@ class QuestionTable:
     end_id: int  # token that ends the answer
 
     @classmethod
-    def build(cls, tokenizer: PreTrainedTokenizerBase, device: torch.device | str) -> "QuestionTable":
+    def build(
+        cls, tokenizer: PreTrainedTokenizerBase, device: torch.device | str
+    ) -> "QuestionTable":
         """Tokenize all questions behind the model's own chat template."""
         rows: list[list[int]] = []
         color_at, answer_at = [], []
@@ -44,8 +48,9 @@ class QuestionTable:
             for color in COLORS:
                 question = ask(phrasing, color)
                 content = [{"type": "video"}, {"type": "text", "text": question}]
+                messages: list[Any] = [{"role": "user", "content": content}]
                 text = tokenizer.apply_chat_template(
-                    [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+                    messages, tokenize=False, add_generation_prompt=True
                 )
                 head, tail = str(text).split(VIDEO_PAD)
                 encoded = tokenizer(tail, return_offsets_mapping=True, add_special_tokens=False)
@@ -54,13 +59,15 @@ class QuestionTable:
                 answer_at.append(len(encoded["input_ids"]) - 1)
                 rows.append(encoded["input_ids"])
         length = max(map(len, rows)) + 2  # the digit and the end of the turn
-        tails = torch.full((len(rows), length), tokenizer.pad_token_id)
+        tails = torch.full((len(rows), length), TOKEN_ID["<|endoftext|>"])
         for row, ids in zip(tails, rows, strict=True):
             row[: len(ids)] = torch.tensor(ids)
-            row[len(ids) + 1] = tokenizer.eos_token_id
+            row[len(ids) + 1] = TOKEN_ID["<|im_end|>"]
         shape = (-1, len(COLORS))
         return cls(
-            head=torch.tensor(tokenizer(head, add_special_tokens=False)["input_ids"], device=device),
+            head=torch.tensor(
+                tokenizer(head, add_special_tokens=False)["input_ids"], device=device
+            ),
             tails=tails.reshape(*shape, length).to(device),
             color_at=torch.tensor(color_at, device=device).reshape(shape),
             answer_at=torch.tensor(answer_at, device=device).reshape(shape),
@@ -68,7 +75,7 @@ class QuestionTable:
                 [tokenizer.convert_tokens_to_ids(str(digit)) for digit in range(NUM_DIGITS)],
                 device=device,
             ),
-            end_id=tokenizer.eos_token_id,
+            end_id=TOKEN_ID["<|im_end|>"],
         )
 
 
@@ -160,7 +167,11 @@ class Blocks:
 
 
 def packed_attend(
-    num_clips: int, context: int, tails: Sequence[int], context_mask: Tensor | None, device: torch.device
+    num_clips: int,
+    context: int,
+    tails: Sequence[int],
+    context_mask: Tensor | None,
+    device: torch.device,
 ) -> Attend:
     """Attention of packed sequences: `context` rows causally (or under `context_mask` `[C, C]`); a tail's rows see
     the whole context and, causally, their own tail.

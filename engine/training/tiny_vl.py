@@ -230,7 +230,9 @@ def evaluate(
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, required=True, help="wall-clock budget of the training")
+    parser.add_argument(
+        "--minutes", type=float, required=True, help="wall-clock budget of the training"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder for the weights")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda")

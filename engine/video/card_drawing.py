@@ -100,7 +100,9 @@ def random_look(
     )
 
 
-def draw(look: Look, colors: Tensor, digits: Tensor, shown: Tensor, times: Tensor, side: int) -> Tensor:
+def draw(
+    look: Look, colors: Tensor, digits: Tensor, shown: Tensor, times: Tensor, side: int
+) -> Tensor:
     """Draw every frame of some clips.
 
     Args:

@@ -117,11 +117,13 @@ class _Reader:
         """Decode up to `frame`; None if it was passed over or did not come out whole."""
         for position, picture in self._pictures:
             self._position = position
-            if position == self._entry > 0 and picture.pict_type in _PREDICTED:
-                # Gradual refresh: a whole period has to pass before pictures are complete again,
-                # and nothing tells when. Only the start of such a file is safe.
-                self._may_seek = False
-                return None
+            if 0 < self._entry <= position:
+                # With gradual refresh no picture is whole by itself: pictures heal over some time
+                # after a "key frame", and nothing tells when. Only the file's start is safe then.
+                self._may_seek = picture.pict_type not in _PREDICTED
+                if not self._may_seek:
+                    return None
+                self._entry = 0
             if position >= frame:
                 return picture if position == frame and not picture.is_corrupt else None
         return None

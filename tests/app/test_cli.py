@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import ClassVar
@@ -18,77 +17,57 @@ from spava_app.errors import EngineDown, InvalidInput
 QUESTION = "What digit is on the red card?"
 
 
-def start(*words: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "spava_app", *words],
+@pytest.fixture
+def text_file(tmp_path: Path) -> Path:
+    """A text file that calls itself a video."""
+    path = tmp_path / "text.mp4"
+    path.write_text("This is no video.\n" * 100)
+    return path
+
+
+def test_as_a_process_a_wrong_input_is_one_line_and_code_2(text_file: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "spava_app", "ask", text_file, QUESTION],
         env=os.environ | {"PYTHONSAFEPATH": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
+        timeout=120,
     )
-
-
-@pytest.fixture(scope="module")
-def refused(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Callable[[str], tuple[int, str, str]]]:
-    """Commands with something wrong, all started at once because each loads torch; gives code, stdout, stderr."""
-    folder = tmp_path_factory.mktemp("refused")
-    text = folder / "text.mp4"
-    text.write_text("This is no video.\n" * 100)
-    missing = str(folder / "missing.mp4")
-    commands = {
-        "missing file": ("ask", missing, QUESTION),
-        "missing file, json": ("ask", missing, QUESTION, "--json"),
-        "not a video": ("ask", str(text), QUESTION),
-        "empty question": ("ask", str(text), "  "),
-        "unknown method": ("ask", str(text), QUESTION, "--method", "guess"),
-        "no room for cards": ("synth", str(folder / "out.mp4"), "--seconds", "5"),
-        "no folder": ("synth", str(folder / "no/out.mp4")),
-    }
-    running = {name: start(*words) for name, words in commands.items()}
-
-    def result(name: str) -> tuple[int, str, str]:
-        out, err = running[name].communicate(timeout=60)
-        return running[name].returncode, out, err
-
-    yield result
-    for process in running.values():
-        process.kill()
-        process.communicate()
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: video=")
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(
-    ("name", "says"),
+    ("words", "says"),
     [
-        ("missing file", "missing.mp4"),
-        ("not a video", "text.mp4"),
-        ("empty question", "question"),
-        ("unknown method", "guess"),
-        ("no room for cards", "seconds"),
-        ("no folder", "folder does not exist"),
+        ([QUESTION], "text.mp4"),
+        ([""], "question=''"),
+        (["  "], "question='  '"),
+        ([QUESTION, "--method", "guess"], "method='guess'"),
+        ([QUESTION, "--ranks", "0"], "ranks=0"),
+        ([QUESTION, "--max-new-tokens", "0"], "max_new_tokens=0"),
+        ([QUESTION, "--method", "full", "--anchor-len", "4"], "anchor_len=4"),
+        ([QUESTION, "--passing-fraction", "2"], "passing_fraction=2.0"),
+        ([QUESTION, "--model", "no-such-folder"], "no-such-folder"),
     ],
 )
-def test_a_wrong_input_is_one_line_and_code_2(
-    refused: Callable[[str], tuple[int, str, str]], name: str, says: str
-) -> None:
-    code, out, err = refused(name)
-    assert code == 2, err
-    assert out == ""
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1
-    assert says in err
+def test_a_wrong_input_is_one_line_and_code_2(words: list[str], says: str, text_file: Path) -> None:
+    done = CliRunner().invoke(cli.app, ["ask", str(text_file), *words])
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert says in done.stderr
 
 
-def test_with_json_an_error_is_one_json_line_on_stderr(
-    refused: Callable[[str], tuple[int, str, str]],
-) -> None:
-    code, out, err = refused("missing file, json")
-    assert (code, out) == (2, "")
-    assert err.count("\n") == 1
-    error = json.loads(err)["error"]
-    assert set(error) == {"type", "message", "field"}
-    assert error["type"] == "VideoError"
+def test_with_json_an_error_is_one_json_line_on_stderr(tmp_path: Path) -> None:
+    missing = str(tmp_path / "missing.mp4")
+    done = CliRunner().invoke(cli.app, ["ask", missing, QUESTION, "--json"])
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+    error = json.loads(done.stderr)["error"]
+    assert (error["type"], error["field"]) == ("VideoError", "video")
+    assert missing in error["message"]
 
 
 @pytest.mark.parametrize("words", [["--no-such-option"], ["ask"], ["demo", "--ranks", "two"]])
@@ -188,6 +167,20 @@ def test_synth_writes_the_video_and_says_what_is_in_it(tmp_path: Path) -> None:
     assert all(card["answer"] == str(card["digit"]) for card in made["cards"])
     shown = CliRunner().invoke(cli.app, words)
     assert all(card["question"] in shown.stdout for card in made["cards"])
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["out.mp4", "--seconds", "5"], "seconds=5.0: "),
+        (["no/out.mp4"], "folder does not exist"),
+        (["out.avi"], "ends in .mp4"),
+    ],
+)
+def test_synth_refuses_what_it_cannot_write(words: list[str], says: str, tmp_path: Path) -> None:
+    done = CliRunner().invoke(cli.app, ["synth", str(tmp_path / words[0]), *words[1:]])
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert says in done.stderr
 
 
 @pytest.mark.parametrize(

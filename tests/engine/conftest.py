@@ -38,6 +38,7 @@ def oracle() -> Qwen2_5_VLForConditionalGeneration:
             "fullatt_block_indexes": [1],
             "window_size": 56,
             "patch_size": 14,
+            "tokens_per_second": 2,
         },
         video_token_id=VIDEO_ID,
         image_token_id=291,

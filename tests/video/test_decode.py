@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spava_app.engine.video.decode import decode_frames
+from spava_app.engine.video.index import FrameIndex
 from spava_app.engine.video.probe import probe
 from spava_app.engine.video.sample import sample_times
 from spava_app.errors import InvalidInput, VideoError
@@ -87,20 +88,20 @@ def test_an_edit_list(videos, tmp_path, remux, sequential):
     check(probe(path), [2], truth)
 
 
-def test_few_packets_are_decoded(videos, monkeypatch):
-    """Frames just past a key frame need a seek each; neighbours in one group need none."""
-    seeks = []
-    opened = av.open
-
-    def spy(*args, **kwargs):
-        seeks.append("open")
-        return opened(*args, **kwargs)
-
-    monkeypatch.setattr(av, "open", spy)
+@pytest.mark.parametrize(
+    ("frames", "at_most"), [([240, 245, 249], 250), ([2, 9, 251, 252, 501], 16), ([500, 0, 251], 4)]
+)
+def test_no_more_is_decoded_than_needed(frames, at_most, videos, sequential, monkeypatch):
+    """Neighbours in one group are decoded in one go, and whole groups are skipped."""
+    _, truth = sequential(videos.gop250)
     info = probe(videos.gop250)
-    seeks.clear()
-    list(decode_frames(info, [2, 9, 100, 251, 252, 501]))
-    assert seeks == ["open"]
+    decoded = []
+    find = FrameIndex.find
+    monkeypatch.setattr(
+        FrameIndex, "find", lambda index, pts: decoded.append(pts) or find(index, pts)
+    )
+    check(info, frames, truth)
+    assert len(decoded) <= at_most
 
 
 def test_damage_in_the_middle_names_the_time(videos, tmp_path, sequential):

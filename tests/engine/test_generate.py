@@ -1,0 +1,156 @@
+"""A request from file to tokens: the same on any number of ranks, and transformers' own where the method is exact."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from dist import RankPool
+from generation import error_when_only_the_last_fails, generate
+from transformers import Qwen2_5_VLForConditionalGeneration
+
+from spava_app.engine.models.positions import multimodal_positions
+from spava_app.engine.request import Request
+from spava_app.engine.video.cards import random_scene, write_video
+from spava_app.engine.video.decode import decode_frames
+from spava_app.engine.video.pixel_config import PixelConfig
+from spava_app.engine.video.preprocess import grid_for, patchify_frames, smart_resize
+from spava_app.engine.video.probe import probe
+from spava_app.engine.video.sample import sample_times
+
+VIDEO_ID, VISION_START, VISION_END = 290, 292, 293
+PIXELS = PixelConfig(min_pixels=28 * 28, max_pixels=84 * 84)
+NEW_TOKENS = 10
+Ranks = Callable[[int], RankPool]
+
+
+@pytest.fixture(scope="module")
+def request_(tmp_path_factory: pytest.TempPathFactory) -> Request:
+    """27 frames (an odd number) of a generated file, and a prompt around them."""
+    path = tmp_path_factory.mktemp("video") / "cards.mp4"
+    write_video(random_scene(9, 1, 0), path, size=96)
+    info = probe(path)
+    sample = sample_times(info, num_frames=27)
+    size = smart_resize(info.height, info.width, PIXELS, num_frames=27)
+    grid = grid_for(27, info.height, info.width, PIXELS)
+    num_visual = grid[0] * grid[1] * grid[2] // 4
+    ids = (3, 4, VISION_START, *[VIDEO_ID] * num_visual, VISION_END, 7, 8, 9, 10)
+    return Request(
+        video=str(path),
+        frames=sample.frames,
+        times=sample.times,
+        interval=sample.interval,
+        size=size,
+        grid=grid,
+        token_ids=ids,
+        video_start=3,
+        num_visual=num_visual,
+        query_len=4,
+        method="full",
+        options={},
+        max_new_tokens=NEW_TOKENS,
+        stop_ids=(),
+    )
+
+
+@pytest.fixture(scope="module")
+def expected(oracle: Qwen2_5_VLForConditionalGeneration, request_: Request) -> list[int]:
+    """transformers' greedy tokens for the same pixels, with our positions passed explicitly."""
+    frames = np.stack([frame for _, frame in decode_frames(probe(request_.video), request_.frames)])
+    patches, grid = patchify_frames(torch.from_numpy(frames), PIXELS, size=request_.size)
+    ids = list(request_.token_ids)
+    positions = multimodal_positions(request_.spans(2, 2), 2)
+    for _ in range(NEW_TOKENS):
+        prompt = torch.tensor(ids)
+        with torch.no_grad():
+            logits = oracle(
+                input_ids=prompt[None],
+                position_ids=positions[:, None],
+                mm_token_type_ids=(prompt == VIDEO_ID).long()[None] * 2,
+                pixel_values_videos=patches,
+                video_grid_thw=torch.tensor([grid]),
+            ).logits[0, -1]
+        ids.append(int(logits.argmax()))
+        positions = torch.cat((positions, positions.max().expand(3, 1) + 1), dim=1)
+    return ids[len(request_.token_ids) :]
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [("full", {}), ("spava", {"passing_fraction": 1.0, "anchor_len": 20, "virtual_hosts": 6})],
+)
+def test_exact_methods_give_transformers_tokens(
+    ranks: Ranks,
+    checkpoint: Path,
+    request_: Request,
+    expected: list[int],
+    world_size: int,
+    method: str,
+    options: dict[str, Any],
+) -> None:
+    asked = replace(request_, method=method, options=options)
+    for tokens, stages in ranks(world_size).run(generate, checkpoint, PIXELS, asked):
+        assert tokens == expected
+        assert stages == ["decode", "vision", "exchange", "prefill", "generate"]
+
+
+def test_spava_gives_the_same_tokens_on_any_number_of_ranks(
+    ranks: Ranks, checkpoint: Path, request_: Request
+) -> None:
+    options = {"virtual_hosts": 8, "anchor_len": 12, "passing_len": 3}
+    asked = replace(request_, method="spava", options=options)
+    answers = [
+        tokens
+        for world_size in (1, 2, 4)
+        for tokens, _ in ranks(world_size).run(generate, checkpoint, PIXELS, asked)
+    ]
+    assert len(answers[0]) == NEW_TOKENS
+    assert all(tokens == answers[0] for tokens in answers)
+
+
+def test_generation_ends_at_a_stop_id_even_if_it_comes_first(
+    ranks: Ranks, checkpoint: Path, request_: Request, expected: list[int]
+) -> None:
+    for stop in (expected[0], expected[3]):
+        asked = replace(request_, stop_ids=(stop,))
+        [(tokens, _)] = ranks(1).run(generate, checkpoint, PIXELS, asked)
+        assert tokens == expected[: expected.index(stop)]
+
+
+def test_one_token_is_enough(
+    ranks: Ranks, checkpoint: Path, request_: Request, expected: list[int]
+) -> None:
+    for tokens, _ in ranks(2).run(generate, checkpoint, PIXELS, replace(request_, max_new_tokens=1)):
+        assert tokens == expected[:1]
+
+
+def test_fewer_units_than_ranks(ranks: Ranks, checkpoint: Path, request_: Request) -> None:
+    _, rows, cols = request_.grid
+    per_unit = rows * cols // 4
+    short = replace(
+        request_,
+        frames=request_.frames[:3],
+        times=request_.times[:3],
+        grid=(2, rows, cols),
+        num_visual=2 * per_unit,
+        token_ids=(3, *[VIDEO_ID] * 2 * per_unit, 5, 6),
+        video_start=1,
+        query_len=2,
+    )
+    [(single, _)] = ranks(1).run(generate, checkpoint, PIXELS, short)
+    for tokens, _ in ranks(4).run(generate, checkpoint, PIXELS, short):
+        assert tokens == single
+
+
+def test_a_rank_that_fails_alone_ends_the_request_on_all(
+    ranks: Ranks, checkpoint: Path, request_: Request, expected: list[int]
+) -> None:
+    lost = replace(request_, video=request_.video + ".gone")
+    classes = ranks(2).run(error_when_only_the_last_fails, checkpoint, PIXELS, request_, lost)
+    assert classes == ["PeerFailed", "VideoError"]
+    for tokens, _ in ranks(2).run(generate, checkpoint, PIXELS, request_):
+        assert tokens == expected

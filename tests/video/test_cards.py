@@ -1,0 +1,119 @@
+"""Card videos show what their scene says, when it says."""
+
+import av
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from spava_app.engine.video.card_drawing import COLORS, DIGITS, draw, random_look
+from spava_app.engine.video.cards import (
+    GAP,
+    LONGEST,
+    SHORTEST,
+    Card,
+    CardScene,
+    draw_frames,
+    random_scene,
+    write_video,
+)
+from spava_app.errors import InvalidInput
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    cards=st.integers(0, 8),
+    spare=st.floats(0.5, 100),
+    seed=st.integers(0, 2**32),
+)
+def test_scenes_keep_their_promises(cards, spare, seed):
+    seconds = cards * (SHORTEST + GAP) + spare
+    scene = random_scene(seconds, cards, seed)
+    assert scene == random_scene(seconds, cards, seed)
+    assert len({card.color for card in scene.cards}) == cards
+    for card in scene.cards:
+        assert 0 <= card.start < card.end <= seconds
+        assert SHORTEST - 1e-6 <= card.end - card.start <= LONGEST + 1e-6
+    for before, after in zip(scene.cards, scene.cards[1:], strict=False):
+        assert after.start - before.end >= GAP - 1e-6
+
+
+@pytest.mark.parametrize(("seconds", "cards"), [(30, 8), (2, 1), (0, 0), (100, 9), (100, -1)])
+def test_impossible_scenes_are_refused(seconds, cards):
+    with pytest.raises(InvalidInput):
+        random_scene(seconds, cards, 0)
+
+
+@pytest.mark.parametrize("wrong", [{"size": 225}, {"size": 0}, {"fps": 0}])
+def test_impossible_videos_are_refused(tmp_path, wrong):
+    with pytest.raises(InvalidInput):
+        write_video(random_scene(10, 1, 0), tmp_path / "a.mp4", **wrong)
+
+
+def test_question_and_answer():
+    card = Card("red", 7, 1.0, 4.0)
+    assert (card.question, card.answer) == ("What digit is on the red card?", "7")
+
+
+def nearest_color(frame: torch.Tensor) -> str | None:
+    """The card colour that fills most of an RGB frame `[3, S, S]` in 0..1, if any fills a tenth of it."""
+    palette = torch.tensor(list(COLORS.values()))
+    distance = (frame.permute(1, 2, 0)[:, :, None] - palette).norm(dim=-1)
+    share = (distance < 0.25).float().mean((0, 1))
+    return list(COLORS)[share.argmax()] if share.max() > 0.1 else None
+
+
+def test_a_video_shows_its_cards_at_the_stated_times(tmp_path):
+    scene = random_scene(50, 8, 5)
+    path = tmp_path / "cards.mp4"
+    write_video(scene, path, size=112, fps=4)
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        assert stream.codec_context.name == "h264"
+        assert (stream.width, stream.height, stream.average_rate) == (112, 112, 4)
+        frames = {
+            round(frame.time * 4): frame.to_ndarray(format="rgb24")
+            for frame in container.decode(video=0)
+        }
+    assert sorted(frames) == list(range(200))
+    seen = {
+        number: nearest_color(torch.from_numpy(frame).permute(2, 0, 1) / 255)
+        for number, frame in frames.items()
+    }
+    for card in scene.cards:
+        assert seen[round((card.start + card.end) / 2 * 4)] == card.color
+    for number, color in seen.items():
+        inside = [card.color for card in scene.cards if card.start <= number / 4 < card.end]
+        assert color == (inside[0] if inside else None)
+
+
+def test_drawing_is_deterministic_and_looks_alike_at_every_size():
+    scene = random_scene(30, 3, 9)
+    times = torch.tensor([card.start + 1 for card in scene.cards])
+    large, small = draw_frames(scene, times, 224), draw_frames(scene, times, 56)
+    assert torch.equal(large, draw_frames(scene, times, 224))
+    shrunk = torch.nn.functional.avg_pool2d(large, 4)
+    # The corners and the noise are sampled, not integrated: only they differ.
+    assert (shrunk - small).abs().mean() < 0.01
+    assert (shrunk - small).abs().amax(1).gt(0.2).float().mean() < 0.005
+
+
+def test_every_digit_and_colour_differs_from_every_other():
+    look = random_look(1, 1, torch.Generator().manual_seed(0))
+    shown, times = torch.zeros(1, 1, dtype=torch.int64), torch.zeros(1, 1)
+    pictures = [
+        draw(look, torch.tensor([[color]]), torch.tensor([[digit]]), shown, times, 56)
+        for color in range(len(COLORS))
+        for digit in range(len(DIGITS))
+    ]
+    flat = torch.stack(pictures).flatten(1)
+    distance = torch.cdist(flat, flat) + 100 * torch.eye(len(flat))
+    assert distance.min() > 3
+
+
+def test_a_scene_without_cards_is_noise_only():
+    frames = draw_frames(CardScene(4.0, 1, ()), torch.tensor([0.0, 2.0]), 56)
+    assert frames.shape == (2, 3, 56, 56)
+    saturation = frames.amax(1) - frames.amin(1)
+    assert saturation.mean() < 0.4
+    assert (frames[0] - frames[1]).abs().mean() > 0.01
