@@ -58,6 +58,7 @@ class Comm:
         x = x.contiguous()
         out = x.new_empty(self.world_size * x.shape[0], *x.shape[1:])
         work = _all_gather(out, x, async_op=True)
+        assert work is not None  # it is None only for a process outside the group
 
         def wait() -> Tensor:
             work.wait()

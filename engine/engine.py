@@ -23,6 +23,11 @@ from spava_app.errors import EngineDown, SpavaError
 
 OnMessage = Callable[[str, Any], None]
 
+# How long the other ranks may take to end a request after one has failed.
+GRACE_SECONDS = 5.0
+# Imports and weights of a large model from a slow disk.
+START_SECONDS = 900.0
+
 
 @dataclass(frozen=True)
 class Result:
@@ -52,7 +57,7 @@ class Engine:
         world_size: number of ranks.
         device: "cpu" or "cuda".
         dtype: torch dtype name.
-        deadline: seconds without any message after which the group counts as hung.
+        deadline: seconds without any message during a request after which the group counts as hung.
     """
 
     def __init__(
@@ -81,7 +86,7 @@ class Engine:
         self._folder = tempfile.TemporaryDirectory(prefix="spava-")
         try:
             self._workers = [self._spawn(rank) for rank in range(self._world_size)]
-            self._collect("ready", "start", lambda name, value: None)
+            self._collect("ready", "start", lambda name, value: None, START_SECONDS)
         except BaseException:
             self.close()
             raise
@@ -100,7 +105,7 @@ class Engine:
         try:
             for worker in self._workers:
                 channel.send(worker.connection, {"request": request.to_json()})
-            answers = self._collect("result", "request", on_message)
+            answers = self._collect("result", "request", on_message, self._deadline)
         except (EngineDown, KeyboardInterrupt):
             self.close()
             raise
@@ -162,36 +167,42 @@ class Engine:
         theirs.close()
         return _Worker(process, Connection(ours.detach()), log)
 
-    def _collect(self, final: str, what: str, on_message: OnMessage) -> list[Any]:
+    def _collect(self, final: str, what: str, on_message: OnMessage, deadline: float) -> list[Any]:
         """One message `final` from every worker; others of rank 0 go to `on_message`.
 
         A typed error is raised once every worker has ended the request.
         """
         answers: dict[int, Any] = {}
         failure: SpavaError | None = None
-        ranks = {worker.connection: rank for rank, worker in enumerate(self._workers)}
         heard = time.monotonic()
         while len(answers) < len(self._workers):
-            waiting = [c for c, rank in ranks.items() if rank not in answers]
-            for connection in wait(waiting, timeout=1.0):
+            for rank in self._ready_ranks(set(answers)):
                 heard = time.monotonic()
-                rank = ranks[connection]
-                message = self._receive(rank, what)
-                name, value = next(iter(message.items()))
+                name, value = next(iter(self._receive(rank, what).items()))
                 if name in {final, "peer_failed"}:
                     answers[rank] = value
                 elif name == "error":
-                    failure = failure or channel.decode_error(value)
                     answers[rank] = value
-                    if final == "ready":  # the worker ends itself, the others would wait for it
-                        raise failure
+                    failure = failure or channel.decode_error(value)
                 elif rank == 0:
                     on_message(name, value)
-            if time.monotonic() - heard > self._deadline:
-                raise EngineDown(f"no word from the workers for {self._deadline:.0f} s")
+            silent = time.monotonic() - heard
+            if failure is not None and silent > GRACE_SECONDS:
+                self.close()  # the others wait in a collective for the rank that failed
+                raise failure
+            if silent > deadline:
+                raise EngineDown(f"no word from the workers for {deadline:.0f} s")
         if failure is not None:
             raise failure
         return [answers[rank] for rank in range(len(self._workers))]
+
+    def _ready_ranks(self, done: set[int]) -> list[int]:
+        """Ranks not `done` that have sent something, or that are gone; waits a second at most."""
+        waiting = {
+            worker.connection: rank for rank, worker in enumerate(self._workers) if rank not in done
+        }
+        ready = wait(waiting, timeout=1.0)
+        return [rank for connection, rank in waiting.items() if connection in ready]
 
     def _receive(self, rank: int, what: str) -> dict[str, Any]:
         worker = self._workers[rank]

@@ -26,7 +26,9 @@ def exchange_rows(
     """
     mine = owned[comm.rank]
     outgoing = [_inside(wanted, mine) for wanted in needed]
-    send = torch.cat([wanted[mask] - mine.start for wanted, mask in zip(needed, outgoing, strict=True)])
+    send = torch.cat(
+        [wanted[mask] - mine.start for wanted, mask in zip(needed, outgoing, strict=True)]
+    )
     wanted = needed[comm.rank]
     incoming = [_inside(wanted, theirs) for theirs in owned]
     received = comm.all_to_all(

@@ -28,7 +28,7 @@ from spava_app.errors import EngineError, SpavaError
 UNITS_PER_BATCH = 16
 
 
-class PeerFailed(EngineError):
+class PeerError(EngineError):
     """Another rank failed this stage and reports why; this one only stops."""
 
 
@@ -55,7 +55,7 @@ class Runner:
         """Yield the answer's token ids, the same on every rank, the stop token not included.
 
         Raises:
-            SpavaError: on the rank that met a problem with the input; `PeerFailed` on the others.
+            SpavaError: on the rank that met a problem with the input; `PeerError` on the others.
         """
         comm = self.comm
         method = make_method(request.method, request.options)
@@ -103,7 +103,7 @@ class Runner:
         except SpavaError as error:
             failure = error
         if self.comm.any(failure is not None, self.device):
-            raise failure or PeerFailed("another rank failed")
+            raise failure or PeerError("another rank failed")
         return result
 
     def _encode(self, request: Request, units: range, timer: StageTimer) -> Tensor:
@@ -145,9 +145,7 @@ class Runner:
             torch.tensor(layout.rows(rank), dtype=torch.int64)
             for rank in range(self.comm.world_size)
         ]
-        visual = [
-            (index >= request.visual.start) & (index < request.visual.stop) for index in rows
-        ]
+        visual = [(index >= request.visual.start) & (index < request.visual.stop) for index in rows]
         needed = [index[mask] for index, mask in zip(rows, visual, strict=True)]
         received = exchange_rows(self.comm, encoded, owned_rows, needed)
         ids = torch.tensor(request.token_ids)[rows[self.comm.rank]]

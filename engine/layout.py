@@ -8,7 +8,7 @@ and caches a disjoint part of them.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 from spava_app.errors import InvalidInput
 
@@ -116,7 +116,7 @@ def cut(start: int, stop: int, num_blocks: int) -> tuple[range, ...]:
     """`num_blocks` consecutive ranges of ceil(length / num_blocks); the last ones may be short or empty."""
     size = -(-(stop - start) // num_blocks)
     edges = [min(start + j * size, stop) for j in range(num_blocks + 1)]
-    return tuple(range(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True))
+    return tuple(range(a, b) for a, b in pairwise(edges))
 
 
 def zigzag_owners(num_blocks: int, world_size: int) -> tuple[int, ...]:

@@ -92,7 +92,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     architectures = config.get("architectures") or []
     if not set(architectures) & set(ARCHITECTURES):
         known = ", ".join(sorted(ARCHITECTURES))
-        raise CheckpointError("model", str(folder), f"has architectures {architectures}; known: {known}")
+        raise CheckpointError(
+            "model", str(folder), f"has architectures {architectures}; known: {known}"
+        )
     return config
 
 

@@ -16,7 +16,7 @@ import torch
 
 from spava_app.engine import channel
 from spava_app.engine.comm import Comm
-from spava_app.engine.generate import PeerFailed, Runner
+from spava_app.engine.generate import PeerError, Runner
 from spava_app.engine.request import Request
 from spava_app.engine.settings import WorkerSettings
 from spava_app.engine.timing import StageTimer
@@ -70,16 +70,14 @@ def _start(settings: WorkerSettings) -> Runner:
 
 def _serve(runner: Runner, request: Request, connection: Connection) -> None:
     """Answer one request. An input that cannot be served ends the request on every rank and nothing else."""
-    timer = StageTimer(
-        runner.device, lambda stage: channel.send(connection, {"stage": stage})
-    )
+    timer = StageTimer(runner.device, lambda stage: channel.send(connection, {"stage": stage}))
     try:
         tokens = []
         for token in runner.run(request, timer):
             channel.send(connection, {"token": token})
             tokens.append(token)
         channel.send(connection, {"result": {"tokens": tokens, "seconds": timer.seconds}})
-    except PeerFailed as error:
+    except PeerError as error:
         channel.send(connection, {"peer_failed": str(error)})
     except SpavaError as error:
         channel.send(connection, channel.encode_error(error))

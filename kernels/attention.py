@@ -14,9 +14,7 @@ from spava_app.kernels import backend_sdpa, reference
 from spava_app.kernels.lse import Partial, merge
 
 # Fastest first: `auto` takes the first that supports the call.
-BACKENDS: dict[str, ModuleType] = {
-    module.NAME: module for module in (backend_sdpa, reference)
-}
+BACKENDS: dict[str, ModuleType] = {module.NAME: module for module in (backend_sdpa, reference)}
 
 
 def choose_backend(q: Tensor) -> str:
@@ -24,9 +22,7 @@ def choose_backend(q: Tensor) -> str:
     return next(name for name, module in BACKENDS.items() if module.unsupported(q) is None)
 
 
-def attention(
-    q: Tensor, k: Tensor, v: Tensor, *, causal: bool, backend: str = "auto"
-) -> Partial:
+def attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, backend: str = "auto") -> Partial:
     """Attend `q` to `k` and `v`.
 
     Args:

@@ -32,7 +32,10 @@ Model = Annotated[
 ]
 Ranks = Annotated[int, typer.Option(help="Processes that share the work: one per GPU, or on CPU.")]
 Method = Annotated[
-    str, typer.Option(help="How the prefill attends: `spava` (approximate) or `full` (exact, one rank).")
+    str,
+    typer.Option(
+        help="How the prefill attends: `spava` (approximate) or `full` (exact, one rank)."
+    ),
 ]
 Device = Annotated[str, typer.Option(help="`auto`, `cpu` or `cuda`.")]
 Seed = Annotated[int, typer.Option(help="The same seed makes the same video.")]

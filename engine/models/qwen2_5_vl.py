@@ -119,7 +119,9 @@ class VisionBlock(nn.Module):
     ) -> Tensor:
         qkv = self.qkv(self.norm1(x)).unflatten(-1, (3, self.num_heads, -1))
         q, k, v = qkv.unbind(1)
-        x = x + self.proj(self._attend(apply_rotary(q, rotary), apply_rotary(k, rotary), v, units, classes))
+        x = x + self.proj(
+            self._attend(apply_rotary(q, rotary), apply_rotary(k, rotary), v, units, classes)
+        )
         gate, up = self.gate_up(self.norm2(x)).chunk(2, dim=-1)
         return x + self.down(F.silu(gate) * up)
 
@@ -130,11 +132,11 @@ class VisionBlock(nn.Module):
         out, start = [], 0
         for count, size in classes:
             rows = slice(start, start + count * size)
-            windows = (
+            window_q, window_k, window_v = (
                 part[:, rows].unflatten(1, (count, size)).flatten(0, 1).transpose(1, 2)
                 for part in (q, k, v)
             )
-            attended = F.scaled_dot_product_attention(*windows)
+            attended = F.scaled_dot_product_attention(window_q, window_k, window_v)
             out.append(attended.transpose(1, 2).reshape(units, count * size, -1))
             start += count * size
         return torch.cat(out, dim=1).flatten(0, 1)

@@ -112,9 +112,9 @@ def merge_packed(gathered: Tensor) -> Partial:
 
 def methods() -> dict[str, type[Method]]:
     """All methods by name: every `Method` defined in a file of this folder."""
-    package = import_module(__package__)
-    for module in iter_modules(package.__path__):
-        import_module(f"{__package__}.{module.name}")
+    package = __name__.rpartition(".")[0]
+    for module in iter_modules(import_module(package).__path__):
+        import_module(f"{package}.{module.name}")
     found: dict[str, type[Method]] = {}
     pending = Method.__subclasses__()
     while pending:

@@ -20,20 +20,14 @@ from spava_app.kernels.select import gather_packed, query_scores, select
 class BlockwisePrefill(Prefill):
     """See the module. `overlap=False` waits for each gather where it is launched; the numbers are the same."""
 
-    def __init__(
-        self, layout: Layout, comm: Comm, cache: KVCache, *, overlap: bool = True
-    ) -> None:
+    def __init__(self, layout: Layout, comm: Comm, cache: KVCache, *, overlap: bool = True) -> None:
         super().__init__(layout, comm, cache)
         self.overlap = overlap
         self.blocks = tuple(layout.local_slices(comm.rank))
         self.num_anchor = len(layout.anchor_rows(comm.rank))
         self.num_context = self.num_anchor + sum(len(layout.blocks[j]) for j, _ in self.blocks)
-        self._sent_rows = max(
-            sum(self._rows_sent(rank)) for rank in range(layout.world_size)
-        )
-        self._arrived = torch.tensor(
-            self._arrival_order(), dtype=torch.int64, device=cache.device
-        )
+        self._sent_rows = max(sum(self._rows_sent(rank)) for rank in range(layout.world_size))
+        self._arrived = torch.tensor(self._arrival_order(), dtype=torch.int64, device=cache.device)
 
     def attend(
         self, layer: int, q: Tensor, k: Tensor, v: Tensor, key_scores: Tensor | None = None
@@ -76,9 +70,7 @@ class BlockwisePrefill(Prefill):
             take(owner, count)
         return order
 
-    def _to_send(
-        self, q_query: Tensor, k: Tensor, v: Tensor, key_scores: Tensor | None
-    ) -> Tensor:
+    def _to_send(self, q_query: Tensor, k: Tensor, v: Tensor, key_scores: Tensor | None) -> Tensor:
         """This rank's contribution `[_sent_rows, Hkv, 2 D]`, padded to the longest."""
         parts = []
         if self.layout.share_anchor:

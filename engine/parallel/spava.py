@@ -55,7 +55,9 @@ class Spava(Method):
     def layout(self, prompt: PromptShape, world_size: int) -> Layout:
         context = prompt.context_len
         num_blocks = self.virtual_hosts or 2 * world_size
-        anchor = _rounded_up(context // ANCHOR_SHARE) if self.anchor_len is None else self.anchor_len
+        anchor = (
+            _rounded_up(context // ANCHOR_SHARE) if self.anchor_len is None else self.anchor_len
+        )
         anchor = min(anchor, context)
         blocks = cut(anchor, context, num_blocks)
         limit = self._passing_limit(context, len(blocks[0]))

@@ -93,7 +93,8 @@ def test_hub_layout_of_config_is_read_too(checkpoint: Path) -> None:
         "rope_theta": rope["rope_theta"],
         "rope_scaling": {"type": "mrope", "mrope_section": rope["mrope_section"]},
     }
-    assert DecoderConfig.from_hf(flat) == DecoderConfig.from_hf({**nested, "text_config": {**text, "rope_parameters": rope}})
+    nested["text_config"] = {**text, "rope_parameters": rope}
+    assert DecoderConfig.from_hf(flat) == DecoderConfig.from_hf(nested)
 
 
 def test_saved_checkpoint_is_read_by_transformers(

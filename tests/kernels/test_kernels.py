@@ -1,5 +1,7 @@
 """Kernels against their definitions in float64."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given
@@ -93,10 +95,7 @@ def test_merge_of_any_split_is_attention_over_all_keys(
     q, k, v = tensors(7, 30, torch.float64, seed)
     k = k * scale  # scores of hundreds: exp without the peak taken out overflows
     edges = [0, *sorted(cuts), 30]
-    parts = [
-        attention(q, k[a:b], v[a:b], causal=False)
-        for a, b in zip(edges[:-1], edges[1:], strict=True)
-    ]
+    parts = [attention(q, k[a:b], v[a:b], causal=False) for a, b in pairwise(edges)]
     out, lse = merge(parts)
     whole = attention(q, k, v, causal=False, backend="reference")
     torch.testing.assert_close(out, whole[0], atol=1e-11, rtol=0)
@@ -118,16 +117,14 @@ def test_query_scores_are_the_mean_of_all_dot_products() -> None:
     q, k, _ = tensors(6, 11, torch.float64)
     scores = query_scores(q, k)
     for head in range(2):
-        dots = torch.stack([k[:, head] @ q[t, h] for t in range(6) for h in (2 * head, 2 * head + 1)])
+        dots = torch.stack(
+            [k[:, head] @ q[t, h] for t in range(6) for h in (2 * head, 2 * head + 1)]
+        )
         torch.testing.assert_close(scores[head], dots.mean(dim=0), atol=1e-12, rtol=0)
 
 
-@given(
-    scores=st.lists(st.integers(0, 3), min_size=1, max_size=24), share=st.floats(0, 1)
-)
-def test_select_pools_and_breaks_ties_to_the_lowest_index(
-    scores: list[int], share: float
-) -> None:
+@given(scores=st.lists(st.integers(0, 3), min_size=1, max_size=24), share=st.floats(0, 1))
+def test_select_pools_and_breaks_ties_to_the_lowest_index(scores: list[int], share: float) -> None:
     count = round(share * len(scores))
     pooled = [max(scores[max(i - 2, 0) : i + 3]) for i in range(len(scores))]
     expected = sorted(range(len(scores)), key=lambda i: (-pooled[i], i))[:count]
@@ -153,7 +150,9 @@ def test_rotary_is_a_rotation_by_position_times_frequency() -> None:
         for pair in range(4):
             angle = torch.tensor(position * 100.0 ** (-2 * pair / 8), dtype=torch.float64)
             a, b = x[row, :, pair], x[row, :, pair + 4]
-            expected = torch.stack((a * angle.cos() - b * angle.sin(), b * angle.cos() + a * angle.sin()))
+            expected = torch.stack(
+                (a * angle.cos() - b * angle.sin(), b * angle.cos() + a * angle.sin())
+            )
             got = torch.stack((rotated[row, :, pair], rotated[row, :, pair + 4]))
             torch.testing.assert_close(got, expected, atol=1e-6, rtol=0)
 

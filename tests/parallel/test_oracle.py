@@ -78,9 +78,7 @@ def test_full_is_dense_causal_attention(ranks: Ranks, world_size: int, shape: st
 @pytest.mark.parametrize("share_anchor", [True, False])
 @pytest.mark.parametrize("world_size", WORLD_SIZES)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_spava_is_its_mask(
-    ranks: Ranks, world_size: int, shape: str, share_anchor: bool
-) -> None:
+def test_spava_is_its_mask(ranks: Ranks, world_size: int, shape: str, share_anchor: bool) -> None:
     options = {"anchor_len": 8, "passing_len": 3, "share_anchor": share_anchor}
     case = Case("spava", *SHAPES[shape], options)
     results = ranks(world_size).run(run_case, case)

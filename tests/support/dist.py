@@ -17,9 +17,7 @@ DEADLINE = 60.0
 
 def _serve(rank: int, world_size: int, rendezvous: str, pipe: Connection) -> None:
     torch.set_num_threads(1)
-    comm = Comm.connect(
-        rank, world_size, init_method=rendezvous, backend="gloo", deadline=DEADLINE
-    )
+    comm = Comm.connect(rank, world_size, init_method=rendezvous, backend="gloo", deadline=DEADLINE)
     while (job := pipe.recv()) is not None:
         task, args = job
         try:

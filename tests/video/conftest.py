@@ -4,6 +4,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import av
 import numpy as np
@@ -77,7 +78,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     uneven = np.cumsum([0, *([25] * 20 + [400] + [25] * 10 + [2000] + [33, 34] * 20 + [700]) * 2])
     v = SimpleNamespace()
 
-    def add(name: str, times: list[int], base: Fraction = ticks, **how: object) -> None:
+    def add(name: str, times: list[int], base: Fraction = ticks, **how: Any) -> None:
         path = folder / name
         setattr(v, path.stem, path)
         write_video(path, times, base, **how)
@@ -109,7 +110,8 @@ def sequential() -> Callable[[Path], tuple[np.ndarray, np.ndarray]]:
     def decode(path: Path) -> tuple[np.ndarray, np.ndarray]:
         with av.open(f"file:{path}") as container:
             shown = {
-                f.pts * f.time_base: f.to_ndarray(format="rgb24") for f in container.decode(video=0)
+                (f.pts or 0) * (f.time_base or 1): f.to_ndarray(format="rgb24")
+                for f in container.decode(video=0)
             }
         seconds = sorted(shown)
         times = np.array([float(s - seconds[0]) for s in seconds])

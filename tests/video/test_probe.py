@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from spava_app.engine.video.decode import decode_frames
 from spava_app.engine.video.probe import probe
 from spava_app.errors import VideoError
 
@@ -46,6 +47,7 @@ def test_facts(videos):
     assert info.fps == pytest.approx(30)
     assert info.duration == pytest.approx(620 / 30)
     assert np.flatnonzero(info.index.is_key).tolist() == [0, 250, 500]
+    assert [info.index.key_before(f) for f in (-1, 0, 249, 250, 619)] == [0, 0, 0, 250, 500]
 
 
 def test_average_rate_of_uneven_frames_and_of_a_file_without_a_count(videos):
@@ -80,6 +82,19 @@ def test_frames_before_the_first_key_frame_are_left_out(videos, tmp_path, remux,
     assert info.num_frames == 90 - 12
     assert info.index.is_key[0]
     np.testing.assert_allclose(info.index.times, sequential(cut)[0], atol=1e-9)
+
+
+def test_frames_that_lean_on_what_was_cut_off_are_left_out(videos, tmp_path, remux):
+    cut = tmp_path / "cut.mkv"
+    remux(videos.open_gop, cut, lambda packets: packets[5:])
+    with av.open(str(cut)) as container:
+        packets = [(p.is_keyframe, p.pts) for p in container.demux(video=0) if p.size]
+    first = next(pts for is_key, pts in packets if is_key)
+    after = packets[[is_key for is_key, _ in packets].index(True) :]
+    assert any(pts < first for _, pts in after)
+    info = probe(cut)
+    assert info.index.pts[0] == first
+    assert len(list(decode_frames(info, range(info.num_frames)))) == info.num_frames
 
 
 def test_frames_that_an_edit_list_cuts_away_are_left_out(videos, tmp_path, remux, sequential):

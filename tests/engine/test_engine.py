@@ -1,0 +1,118 @@
+"""The driver and its real worker processes: faults end a request with a typed error, and the next one is served."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from spava_app.engine import channel
+from spava_app.engine.engine import Engine
+from spava_app.engine.request import Request
+from spava_app.errors import CheckpointError, EngineDown, InvalidInput, VideoError
+
+
+def ignore(name: str, value: object) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def engine(checkpoint: Path) -> Iterator[Engine]:
+    (checkpoint / "preprocessor_config.json").write_text(
+        '{"min_pixels": 784, "max_pixels": 7056, "patch_size": 14, "temporal_patch_size": 2,'
+        ' "merge_size": 2}'
+    )
+    with Engine(checkpoint, world_size=2, device="cpu", dtype="float32") as started:
+        yield started
+
+
+def test_answers_and_reports_stages(engine: Engine, request_: Request) -> None:
+    seen: list[tuple[str, object]] = []
+    result = engine.run(request_, lambda name, value: seen.append((name, value)))
+    stages = [value for name, value in seen if name == "stage"]
+    assert stages == ["decode", "vision", "exchange", "prefill", "generate"]
+    assert tuple(value for name, value in seen if name == "token") == result.tokens
+    assert len(result.tokens) == request_.max_new_tokens
+    assert set(result.seconds) == {*stages, "preprocess"}
+
+
+def test_bad_input_leaves_the_workers_up(engine: Engine, request_: Request) -> None:
+    before = engine.run(request_, ignore)
+    processes = [worker.process.pid for worker in engine._workers]
+    with pytest.raises(VideoError):
+        engine.run(replace(request_, video="/nowhere.mp4"), ignore)
+    with pytest.raises(InvalidInput, match="method"):
+        engine.run(replace(request_, method="nearly"), ignore)
+    assert engine.run(request_, ignore).tokens == before.tokens
+    assert [worker.process.pid for worker in engine._workers] == processes
+
+
+def test_killed_worker_fails_the_request_in_seconds_and_the_next_is_served(
+    engine: Engine, request_: Request
+) -> None:
+    before = engine.run(request_, ignore)
+    victim = engine._workers[1].process.pid
+
+    def kill(name: str, value: object) -> None:
+        if value == "prefill":
+            os.kill(victim, signal.SIGKILL)
+
+    began = time.monotonic()
+    with pytest.raises(EngineDown, match="rank"):
+        engine.run(replace(request_, max_new_tokens=2000), kill)
+    assert time.monotonic() - began < 20
+    assert engine.run(request_, ignore).tokens == before.tokens
+
+
+def test_worker_killed_between_requests(engine: Engine, request_: Request) -> None:
+    before = engine.run(request_, ignore)
+    os.kill(engine._workers[0].process.pid, signal.SIGKILL)
+    time.sleep(0.2)
+    with pytest.raises(EngineDown):
+        engine.run(request_, ignore)
+    assert engine.run(request_, ignore).tokens == before.tokens
+
+
+def test_stopped_worker_is_noticed(checkpoint: Path, engine: Engine, request_: Request) -> None:
+    with Engine(checkpoint, world_size=2, device="cpu", dtype="float32", deadline=4.0) as impatient:
+        impatient.run(request_, ignore)
+        os.kill(impatient._workers[1].process.pid, signal.SIGSTOP)
+        with pytest.raises(EngineDown):
+            impatient.run(request_, ignore)
+
+
+def test_close_leaves_no_process(checkpoint: Path, engine: Engine, request_: Request) -> None:
+    other = Engine(checkpoint, world_size=2, device="cpu", dtype="float32")
+    other.start()
+    processes = [worker.process for worker in other._workers]
+    threads = threading.active_count()
+    other.close()
+    other.close()
+    assert all(process.poll() is not None for process in processes)
+    assert threading.active_count() == threads
+
+
+def test_broken_model_is_told_at_start(tmp_path: Path) -> None:
+    with (
+        Engine(tmp_path, world_size=2, device="cpu", dtype="float32") as engine,
+        pytest.raises(CheckpointError, match=r"config\.json"),
+    ):
+        engine.start()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        InvalidInput("fps", -1.0, "must be positive"),
+        VideoError("video", "x.mp4", "is not a video"),
+        EngineDown("rank 1 died"),
+    ],
+)
+def test_errors_travel(error: Exception) -> None:
+    copy = channel.decode_error(channel.encode_error(error)["error"])
+    assert type(copy) is type(error)
+    assert str(copy) == str(error)
