@@ -137,6 +137,8 @@ class _Reader:
                 packet = None  # cut short: the frames beyond are missed by who asks for them
             if packet is None:
                 return
+            if not packet.size and packet.dts is not None:
+                continue  # an AVI's dropped frame; to the decoder, empty would mean the end
             try:
                 pictures = packet.decode()
             except FFmpegError:

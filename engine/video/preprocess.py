@@ -1,7 +1,8 @@
 """From RGB frames to the patches a Qwen2-VL style vision encoder reads.
 
 Legend: N = frames, H, W = height and width, P = patch size, TP = temporal patch size, and the grid
-(t, h, w) counts patches. Equal bit for bit to `Qwen2VLVideoProcessor` of transformers 5 on a CPU.
+(t, h, w) counts patches. Equal bit for bit to `Qwen2VLVideoProcessor` of transformers 5 on a CPU;
+on a GPU fewer than 1 value in 100 differs, by 1 or 2 levels of 255 (measured on noise).
 """
 
 import math
@@ -108,10 +109,10 @@ def _resize(pictures: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 
 def _resize_floats(pictures: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """The CPU's resize of bytes where only floats can be interpolated; at most one level off.
+    """The CPU's resize of bytes where only floats can be interpolated; up to 2 levels of 255 off.
 
     Like the CPU: width first, and bytes in between. Bicubic weights overshoot, and rounding off to
-    bytes only at the end would differ by many levels where edges are sharp.
+    bytes only at the end would differ by 8 levels where edges are sharp.
     """
     for step in ((pictures.shape[-2], size[1]), size):
         if pictures.shape[-2:] != step:

@@ -9,6 +9,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from av.video.stream import VideoStream
 
 MILLISECOND = Fraction(1, 1000)
 
@@ -38,6 +39,7 @@ def write_video(
 ) -> None:
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=30, options=options or {})
+        assert isinstance(stream, VideoStream)
         stream.width, stream.height = size
         stream.pix_fmt = pix_fmt
         stream.time_base = stream.codec_context.time_base = time_base

@@ -104,7 +104,7 @@ def test_one_patch_by_hand():
     old=st.tuples(st.integers(9, 90), st.integers(9, 90)),
     new=st.tuples(st.integers(9, 90), st.integers(9, 90)),
 )
-def test_resize_of_other_devices_is_at_most_one_level_off(seed, old, new):
+def test_resize_of_other_devices_is_hardly_off(seed, old, new):
     # The path a GPU takes, run here on noise, the worst case. The CPU's weights have 16 bits, so
     # a value may round the other way; 2 levels where that happens in both directions.
     torch.manual_seed(seed)
@@ -134,3 +134,10 @@ def test_wrong_frames(shape, dtype, size):
 def test_the_cap_needs_the_number_of_frames():
     with pytest.raises(InvalidInput, match="number of frames"):
         smart_resize(56, 56, PixelConfig(cap_pixels_per_frame=True))
+
+
+def test_the_cap_leaves_a_little_above_the_smallest_size():
+    low = 28 * 28 * 20
+    capped = PixelConfig(min_pixels=low, cap_pixels_per_frame=True, max_video_tokens=1)
+    assert smart_resize(4 * 84, 4 * 196, capped, num_frames=500) == (84, 196)  # 1.05 x low
+    assert grid_for(500, 4 * 84, 4 * 196, capped) == (250, 6, 14)

@@ -6,6 +6,8 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from av.stream import Disposition
+from av.video.stream import VideoStream
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -88,7 +90,7 @@ def test_frames_that_lean_on_what_was_cut_off_are_left_out(videos, tmp_path, rem
     cut = tmp_path / "cut.mkv"
     remux(videos.open_gop, cut, lambda packets: packets[5:])
     with av.open(str(cut)) as container:
-        packets = [(p.is_keyframe, p.pts) for p in container.demux(video=0) if p.size]
+        packets = [(p.is_keyframe, p.pts or 0) for p in container.demux(video=0) if p.size]
     first = next(pts for is_key, pts in packets if is_key)
     after = packets[[is_key for is_key, _ in packets].index(True) :]
     assert any(pts < first for _, pts in after)
@@ -127,6 +129,33 @@ def test_hidden_vp8_frames_are_left_out(videos, tmp_path, remux, sequential):
     info = probe(path)
     assert info.num_frames == 19
     np.testing.assert_allclose(info.index.times, sequential(path)[0], atol=1e-9)
+
+
+def test_a_colon_in_a_name_is_no_protocol(videos, monkeypatch):
+    monkeypatch.chdir(videos.folder)
+    assert probe(videos.colon.name).num_frames == 3
+
+
+def test_a_cover_picture_is_no_video(tmp_path):
+    path = tmp_path / "song.mp4"
+    with av.open(str(path), "w") as container:
+        sound = container.add_stream("aac", rate=8000)
+        cover = container.add_stream("mjpeg")
+        assert isinstance(cover, VideoStream)
+        cover.width = cover.height = 16
+        cover.pix_fmt = "yuvj420p"
+        cover.disposition = Disposition.attached_pic
+        image = av.VideoFrame.from_ndarray(np.zeros((16, 16, 3), np.uint8), format="rgb24")
+        container.mux(cover.encode(image.reformat(format="yuvj420p")))
+        container.mux(cover.encode())
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 4096), np.float32), "fltp", "mono")
+        silence.sample_rate = 8000
+        container.mux(sound.encode(silence))
+        container.mux(sound.encode())
+    with av.open(str(path)) as container:
+        assert len(container.streams.video) == 1
+    with pytest.raises(VideoError, match="no video stream"):
+        probe(path)
 
 
 @pytest.fixture
