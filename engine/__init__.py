@@ -1,1 +1,3 @@
-"""The multi-GPU engine: video front end, models, parallel prefill, KV cache, generation, workers."""
+"""The multi-GPU engine: video front end, models, parallel prefill, KV cache, generation,
+workers.
+"""

@@ -1,7 +1,8 @@
-"""The control channel between the driver and one worker: length-prefixed JSON messages of any size, in order.
+"""The control channel between the driver and one worker: length-prefixed JSON messages of any size,
+in order.
 
-Messages are objects with one key that names them: from the driver `request`; from a worker `ready`, `stage`, `token`,
-`result` or `error`. Nothing is unpickled on either side.
+Messages are objects with one key that names them: from the driver `request`; from a worker `ready`,
+`stage`, `token`, `result`, `error` or `peer_failed`. Nothing is unpickled on either side.
 """
 
 import json
@@ -31,7 +32,9 @@ def encode_error(error: SpavaError) -> dict[str, Any]:
 
 
 def decode_error(detail: dict[str, Any]) -> SpavaError:
-    """The error that `encode_error` was given; one of a type unknown here becomes an `EngineError`."""
+    """The error that `encode_error` was given; one of a type unknown here becomes an
+    `EngineError`.
+    """
     kind = getattr(errors, detail["type"], EngineError)
     if issubclass(kind, InvalidInput):
         return kind(detail["field"], detail["value"], detail["fix"])

@@ -1,7 +1,8 @@
 """How ranks talk: the only file that issues collectives.
 
-W = ranks. Asynchronous calls return a function that waits and gives the result, so that a method can compute between
-launch and wait. Every wait is bounded by the group's deadline; a peer that died or hung raises, it never blocks.
+W = ranks. Asynchronous calls return a function that waits and gives the result, so that a method
+can compute between launch and wait. Every wait is bounded by the group's deadline; a peer that died
+or hung raises, it never blocks.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +21,9 @@ _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_t
 
 @dataclass(frozen=True)
 class Comm:
-    """One rank's view of the group. With one rank nothing is sent and no process group is needed."""
+    """One rank's view of the group. With one rank nothing is sent and no process group is
+    needed.
+    """
 
     rank: int = 0
     world_size: int = 1
@@ -67,7 +70,8 @@ class Comm:
         return wait
 
     def all_to_all(self, rows: Tensor, send: Sequence[int], receive: Sequence[int]) -> Tensor:
-        """Exchange rows: the first `send[0]` rows of `rows` go to rank 0, the next `send[1]` to rank 1, and so on.
+        """Exchange rows: the first `send[0]` rows of `rows` go to rank 0, the next `send[1]` to
+        rank 1, and so on.
 
         Returns:
             The rows received, ordered by sender, `receive[s]` from rank s.

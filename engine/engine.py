@@ -1,7 +1,7 @@
 """The driver's side of the engine: starts one worker per rank, sends requests, supervises.
 
-A request that fails for its input leaves the workers up. Anything else (a dead or silent worker) stops them all and
-raises `EngineDown`; the next request starts a fresh group.
+A request that fails for its input leaves the workers up. Anything else (a dead or silent worker)
+stops them all and raises `EngineDown`; the next request starts a fresh group.
 """
 
 import os
@@ -75,7 +75,8 @@ class Engine:
         self.close()
 
     def start(self) -> None:
-        """Start the workers and wait until the model is loaded on all; does nothing when they are up.
+        """Start the workers and wait until the model is loaded on all; does nothing when they are
+        up.
 
         Raises:
             CheckpointError: the model cannot be loaded.
@@ -134,8 +135,8 @@ class Engine:
             self._folder = None
 
     def _spawn(self, rank: int) -> _Worker:
-        # A plain subprocess and not multiprocessing: spawn would import the caller's main module again, which fails
-        # in notebooks and runs scripts without a main guard twice.
+        # A plain subprocess and not multiprocessing: spawn would import the caller's main module
+        # again, which fails in notebooks and runs scripts without a main guard twice.
         assert self._folder is not None
         folder = Path(self._folder.name)
         ours, theirs = socket.socketpair()

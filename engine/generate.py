@@ -1,4 +1,5 @@
-"""One request on one rank: frames, exchange, prefill, and the token loop. Every rank runs this together.
+"""One request on one rank: frames, exchange, prefill, and the token loop. Every rank runs this
+together.
 
 T = this rank's rows, W = ranks.
 """
@@ -95,7 +96,9 @@ class Runner:
         ]
 
     def _together(self, stage: Callable[[], Tensor]) -> Tensor:
-        """Run a stage that may fail on one rank alone; if it does, all ranks raise before the next collective."""
+        """Run a stage that may fail on one rank alone; if it does, all ranks raise before the next
+        collective.
+        """
         failure: SpavaError | None = None
         result = torch.empty(0)
         try:
@@ -132,7 +135,9 @@ class Runner:
     def _embed(
         self, request: Request, layout: Layout, owned: list[range], encoded: Tensor
     ) -> Tensor:
-        """Hidden states of this rank's rows, `[T, hidden]`: text embedded here, visual rows from their encoders."""
+        """Hidden states of this rank's rows, `[T, hidden]`: text embedded here, visual rows from
+        their encoders.
+        """
         per_unit = request.num_visual // request.grid[0]
         owned_rows = [
             range(
@@ -166,7 +171,9 @@ class Runner:
         )
 
     def _step(self, layout: Layout, hidden: Tensor, positions: Tensor, attend: Attend) -> int:
-        """One pass of the decoder over this rank's rows; the query owner takes the best next token for all."""
+        """One pass of the decoder over this rank's rows; the query owner takes the best next token
+        for all.
+        """
         hidden = self.model.decoder(hidden, positions.to(self.device), attend)
         token = torch.zeros(1, dtype=torch.int64, device=self.device)
         if self.comm.rank == layout.query_owner:

@@ -1,8 +1,8 @@
 """Where every token of a prompt lives: plain integers, no tensors, no communication.
 
-n = prompt tokens, V = blocks (virtual hosts), W = ranks. A prompt is [context | query]; a blockwise method cuts the
-context into [anchor | block 0 | ... | block V-1]. A rank computes the rows [its anchor rows | its blocks | the query]
-and caches a disjoint part of them.
+n = prompt tokens, V = blocks (virtual hosts), W = ranks. A prompt is [context | query]; a blockwise
+method cuts the context into [anchor | block 0 | ... | block V-1]. A rank computes the rows [its
+anchor rows | its blocks | the query] and caches a disjoint part of them.
 """
 
 from collections.abc import Iterator
@@ -42,9 +42,11 @@ class Layout:
 
     Attributes:
         num_tokens: n.
-        query_len: rows of the query block, computed on every rank; 0 where the question is part of the last block.
+        query_len: rows of the query block, computed on every rank; 0 where the question is part of
+            the last block.
         anchor_len: rows of the anchor block, tokens 0 .. anchor_len - 1.
-        share_anchor: each rank computes its shard of the anchor (and receives the rest) instead of all of it.
+        share_anchor: each rank computes its shard of the anchor (and receives the rest) instead of
+            all of it.
         blocks: token ranges, in order, disjoint, covering the context after the anchor.
         owners: the rank of each block.
         passing: how many selected keys each block passes to the blocks after it.
@@ -113,14 +115,18 @@ def shard(length: int, rank: int, world_size: int) -> range:
 
 
 def cut(start: int, stop: int, num_blocks: int) -> tuple[range, ...]:
-    """`num_blocks` consecutive ranges of ceil(length / num_blocks); the last ones may be short or empty."""
+    """`num_blocks` consecutive ranges of ceil(length / num_blocks); the last ones may be short or
+    empty.
+    """
     size = -(-(stop - start) // num_blocks)
     edges = [min(start + j * size, stop) for j in range(num_blocks + 1)]
     return tuple(range(a, b) for a, b in pairwise(edges))
 
 
 def zigzag_owners(num_blocks: int, world_size: int) -> tuple[int, ...]:
-    """Ranks in the order 0 .. W-1, W-1 .. 0, repeated, so that early and late blocks even out on every rank."""
+    """Ranks in the order 0 .. W-1, W-1 .. 0, repeated, so that early and late blocks even out on
+    every rank.
+    """
     period = [*range(world_size), *reversed(range(world_size))]
     return tuple(period[j % len(period)] for j in range(num_blocks))
 

@@ -12,7 +12,8 @@ class Plan:
         video, duration: the file and its length in seconds.
         num_frames, interval: frames looked at and the mean seconds between them.
         size: (height, width) in pixels that frames are resized to.
-        num_tokens, num_visual, query_len: prompt tokens, visual ones among them, tokens of the question tail.
+        num_tokens, num_visual, query_len: prompt tokens, visual ones among them, tokens of the
+            question tail.
         method, options: the prefill method and the options that were given.
         world_size, device: ranks and what they run on.
         anchor_len, num_blocks, block_len, passing_len: lengths of the layout; passing is per block.
@@ -44,7 +45,8 @@ class Plan:
         lines = [
             f"video   {self.num_frames} frames of {self.duration:.0f} s, one every "
             f"{self.interval:.2f} s, {width}x{height} pixels",
-            f"prompt  {self.num_tokens} tokens: {self.num_visual} visual, {self.query_len} question",
+            f"prompt  {self.num_tokens} tokens: {self.num_visual} visual, "
+            f"{self.query_len} question",
             f"method  {self.method} on {self.world_size} x {self.device}",
         ]
         if self.num_blocks > 1:

@@ -58,7 +58,9 @@ class Request:
         return range(self.video_start, self.video_start + self.num_visual)
 
     def spans(self, frames_per_unit: int, merge_size: int) -> tuple[Span, Span, Span]:
-        """The prompt as text, video, text, for multimodal positions. A unit's time is its first frame's."""
+        """The prompt as text, video, text, for multimodal positions. A unit's time is its first
+        frame's.
+        """
         _, rows, cols = self.grid
         unit_times = self.times[::frames_per_unit]
         return (

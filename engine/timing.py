@@ -11,7 +11,8 @@ class StageTimer:
     """Adds up the seconds spent in each named stage and reports when a stage first begins.
 
     Args:
-        device: CUDA work is waited for at the ends of a stage, so that it is charged to the stage that caused it.
+        device: CUDA work is waited for at the ends of a stage, so that it is charged to the stage
+            that caused it.
         on_begin: called with the stage's name the first time it begins.
     """
 

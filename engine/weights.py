@@ -1,7 +1,7 @@
 """Checkpoints in Hugging Face form: config.json and safetensors with the published tensor names.
 
-Our modules fuse projections, so a published tensor is a run of rows of one of our parameters. One table says which;
-loading and saving both follow it.
+Our modules fuse projections, so a published tensor is a run of rows of one of our parameters. One
+table says which; loading and saving both follow it.
 """
 
 import json
@@ -152,7 +152,9 @@ def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
 def save_checkpoint(
     model: Qwen25VL, folder: str | Path, dtype: torch.dtype = torch.bfloat16
 ) -> None:
-    """Write `folder`/model.safetensors with the published names, in `dtype`. config.json is the caller's."""
+    """Write `folder`/model.safetensors with the published names, in `dtype`. config.json is the
+    caller's.
+    """
     vision = model.vision.config
     kernel = (vision.in_channels, vision.temporal_patch_size, vision.patch_size, vision.patch_size)
     tensors = {}

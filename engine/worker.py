@@ -1,6 +1,8 @@
-"""One rank: a process that loads the model, joins the group and answers requests until the driver is gone.
+"""One rank: a process that loads the model, joins the group and answers requests until the driver
+is gone.
 
-Started as `python -m spava_app.engine.worker SETTINGS` with one inherited socket; SETTINGS is a JSON object.
+Started as `python -m spava_app.engine.worker SETTINGS` with one inherited socket; SETTINGS is a
+JSON object.
 """
 
 import json
@@ -42,7 +44,9 @@ def main() -> None:
 
 
 def _listen(connection: Connection, inbox: "queue.Queue[Request]") -> None:
-    """Read requests; when the driver is gone, end the process whatever it is doing, a collective included."""
+    """Read requests; when the driver is gone, end the process whatever it is doing, a collective
+    included.
+    """
     while True:
         try:
             message = channel.receive(connection)
@@ -69,7 +73,9 @@ def _start(settings: WorkerSettings) -> Runner:
 
 
 def _serve(runner: Runner, request: Request, connection: Connection) -> None:
-    """Answer one request. An input that cannot be served ends the request on every rank and nothing else."""
+    """Answer one request. An input that cannot be served ends the request on every rank and nothing
+    else.
+    """
     timer = StageTimer(runner.device, lambda stage: channel.send(connection, {"stage": stage}))
     try:
         tokens = []
@@ -86,7 +92,7 @@ def _serve(runner: Runner, request: Request, connection: Connection) -> None:
 if __name__ == "__main__":
     try:
         main()
-    except Exception:  # noqa: BLE001 (the last line of defence: written to the log the driver quotes from)
+    except Exception:  # noqa: BLE001 (the last line of defence: the driver quotes from this log)
         traceback.print_exc()
         sys.stderr.flush()
         os._exit(1)  # not sys.exit: threads of a broken group must not keep the process alive

@@ -1,7 +1,7 @@
 """Softmax attention that always returns a true log-sum-exp, over one of several backends.
 
-Tq, Tk = query and key rows, H = query heads, Hkv = KV heads, D = head dim. lse is the natural log of the sum of exp of
-the scores scaled by D^-0.5, [H, Tq], float32 (float64 for float64 inputs).
+Tq, Tk = query and key rows, H = query heads, Hkv = KV heads, D = head dim. lse is the natural log
+of the sum of exp of the scores scaled by D^-0.5, [H, Tq], float32 (float64 for float64 inputs).
 """
 
 from types import ModuleType
@@ -27,16 +27,18 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, backend: str = "
 
     Args:
         q: `[Tq, H, D]`.
-        k, v: `[Tk, Hkv, D]`; H is a multiple of Hkv, each KV head serves H / Hkv consecutive query heads.
+        k, v: `[Tk, Hkv, D]`; H is a multiple of Hkv, each KV head serves H / Hkv consecutive query
+            heads.
         causal: mask aligned to the bottom right: query row i sees keys 0 .. Tk - Tq + i.
         backend: a name of `BACKENDS`, or "auto".
 
     Returns:
-        (out `[Tq, H, D]` in q's dtype, lse `[H, Tq]`). A row that sees no key has out 0 and lse -inf.
+        (out `[Tq, H, D]` in q's dtype, lse `[H, Tq]`). A row that sees no key has out 0 and lse
+        -inf.
 
     Raises:
-        InvalidInput: shapes or dtypes that do not fit together, an unknown backend, or one that cannot serve these
-            tensors.
+        InvalidInput: shapes or dtypes that do not fit together, an unknown backend, or one that
+            cannot serve these tensors.
     """
     _check(q, k, v)
     if backend == "auto":

@@ -1,4 +1,6 @@
-"""The flash attention built into torch, CPU form: grouped-query heads without expansion, a true lse."""
+"""The flash attention built into torch, CPU form: grouped-query heads without expansion, a true
+lse.
+"""
 
 import torch
 from torch import Tensor
@@ -17,7 +19,8 @@ def unsupported(q: Tensor) -> str | None:
 def attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool) -> Partial:
     """See `spava_app.kernels.attention.attention`; `causal` only for as many queries as keys.
 
-    (The kernel aligns its mask to the top left, and gives lse 0 instead of -inf to a row that sees nothing.)
+    (The kernel aligns its mask to the top left, and gives lse 0 instead of -inf to a row that sees
+    nothing.)
     """
     heads_first = (x.transpose(0, 1)[None] for x in (q, k, v))
     out, lse = _flash_cpu(*heads_first, 0.0, causal)

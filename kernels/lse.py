@@ -1,7 +1,8 @@
 """Merging attention computed over disjoint sets of keys.
 
-H = heads, T = rows, D = head dim. A partial is (out [T, H, D], lse [H, T]): softmax attention over some keys and the
-natural log of the sum of exp of its scaled scores. A row that sees no key has out 0 and lse -inf.
+H = heads, T = rows, D = head dim. A partial is (out [T, H, D], lse [H, T]): softmax attention over
+some keys and the natural log of the sum of exp of its scaled scores. A row that sees no key has out
+0 and lse -inf.
 """
 
 from collections.abc import Sequence
@@ -13,7 +14,8 @@ Partial = tuple[Tensor, Tensor]
 
 
 def merge(parts: Sequence[Partial]) -> Partial:
-    """Attention over the union of the partials' keys (online softmax, FlashAttention, arXiv 2205.14135, 3.1).
+    """Attention over the union of the partials' keys (online softmax, FlashAttention, arXiv
+    2205.14135, 3.1).
 
     Returns:
         (out, lse), both in the lse's dtype: the caller casts once, after the last merge.

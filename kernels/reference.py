@@ -1,4 +1,6 @@
-"""Attention written from its definition, in float64 or float32: the yardstick for every other backend."""
+"""Attention written from its definition, in float64 or float32: the yardstick for every other
+backend.
+"""
 
 import torch
 from torch import Tensor

@@ -1,7 +1,8 @@
 """Rotary position embedding, one-dimensional and multimodal.
 
-T = rows, H = heads, D = head dim. A rotary table is the pair (cos, sin), each [T, D / 2]: the two halves of a head
-vector are rotated against each other (the "rotate half" layout of Llama and Qwen checkpoints).
+T = rows, H = heads, D = head dim. A rotary table is the pair (cos, sin), each [T, D / 2]: the two
+halves of a head vector are rotated against each other (the "rotate half" layout of Llama and Qwen
+checkpoints).
 """
 
 from collections.abc import Sequence
@@ -13,7 +14,9 @@ Rotary = tuple[Tensor, Tensor]
 
 
 def rotary_frequencies(head_dim: int, theta: float, device: torch.device | None = None) -> Tensor:
-    """Angular frequencies theta^(-2i / D), float64 `[D / 2]` (RoFormer, arXiv 2104.09864, section 3.2.2)."""
+    """Angular frequencies theta^(-2i / D), float64 `[D / 2]` (RoFormer, arXiv 2104.09864, section
+    3.2.2).
+    """
     exponents = torch.arange(0, head_dim, 2, dtype=torch.float64, device=device) / head_dim
     return theta**-exponents
 
@@ -26,20 +29,18 @@ def rotary_table(
     Args:
         positions: integers `[T]`, or `[axes, T]` for multimodal rotary.
         frequencies: `[D / 2]`, from `rotary_frequencies`.
-        sections: with `[axes, T]` positions, how many consecutive frequencies each axis rotates; sums to D / 2
-            (mRoPE, Qwen2-VL, arXiv 2409.12191, section 2.1).
+        sections: with `[axes, T]` positions, how many consecutive frequencies each axis rotates;
+            sums to D / 2 (mRoPE, Qwen2-VL, arXiv 2409.12191, section 2.1).
 
     Returns:
-        (cos, sin), float32 `[T, D / 2]`. Angles are formed in float64: in float32 a position of a million
-        already loses the fourth digit of the fastest angle.
+        (cos, sin), float32 `[T, D / 2]`. Angles are formed in float64: in float32 a position of a
+        million already loses the fourth digit of the fastest angle.
     """
     if positions.ndim == 1:
         per_frequency = positions[:, None]
     else:
         if sections is None or sum(sections) != frequencies.numel():
-            raise ValueError(
-                f"sections={sections!r}: must sum to the {frequencies.numel()} frequencies of a head"
-            )
+            raise ValueError(f"sections={sections!r}: must sum to {frequencies.numel()}")
         axis = torch.arange(len(sections), device=positions.device)
         axis = axis.repeat_interleave(torch.tensor(sections, device=positions.device))
         per_frequency = positions[axis].T
@@ -48,7 +49,9 @@ def rotary_table(
 
 
 def apply_rotary(x: Tensor, rotary: Rotary) -> Tensor:
-    """Rotate `x` [T, H, D] by its rows' angles; computed in at least float32, returned in `x`'s dtype."""
+    """Rotate `x` [T, H, D] by its rows' angles; computed in at least float32, returned in `x`'s
+    dtype.
+    """
     dtype = torch.promote_types(x.dtype, torch.float32)
     cos, sin = (table.to(dtype)[:, None, :] for table in rotary)
     first, second = x.to(dtype).chunk(2, dim=-1)

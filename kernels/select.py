@@ -1,4 +1,5 @@
-"""Query-aware selection of the keys a block passes on (Spava, arXiv 2601.21444; pooling from Locret, 2410.01805).
+"""Query-aware selection of the keys a block passes on (Spava, arXiv 2601.21444; pooling from
+Locret, 2410.01805).
 
 T = rows of one block, Lq = question rows, H = query heads, Hkv = KV heads, D = head dim.
 """
@@ -13,8 +14,9 @@ POOL_WINDOW = 5
 def query_scores(q_query: Tensor, k: Tensor) -> Tensor:
     """How much the question asks for each key, per KV head: the mean of its raw scores.
 
-    A key's score is its dot product with every question row of every query head of its group, averaged. Means are
-    linear, so this is one matrix-vector product per KV head and never an [Lq, T] matrix.
+    A key's score is its dot product with every question row of every query head of its group,
+    averaged. Means are linear, so this is one matrix-vector product per KV head and never an [Lq,
+    T] matrix.
 
     Args:
         q_query: rotated queries of the question `[Lq, H, D]`.
@@ -31,8 +33,9 @@ def query_scores(q_query: Tensor, k: Tensor) -> Tensor:
 def select(scores: Tensor, count: int) -> Tensor:
     """Indices `[Hkv, count]` of the `count` best rows of one block per KV head, best first.
 
-    Scores `[Hkv, T]` are max-pooled over `POOL_WINDOW` neighbours inside the block first. Pooling makes equal scores
-    the rule, so ties go to the lowest index: every backend and world size then selects the same rows.
+    Scores `[Hkv, T]` are max-pooled over `POOL_WINDOW` neighbours inside the block first. Pooling
+    makes equal scores the rule, so ties go to the lowest index: every backend and world size then
+    selects the same rows.
     """
     pooled = F.max_pool1d(scores[None], POOL_WINDOW, stride=1, padding=POOL_WINDOW // 2)[0]
     return pooled.sort(dim=-1, descending=True, stable=True).indices[:, :count]

@@ -1,4 +1,6 @@
-"""Ask questions about long videos: prefill spread over several GPUs with Spava's query-aware attention."""
+"""Ask questions about long videos: prefill spread over several GPUs with Spava's query-aware
+attention.
+"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

@@ -46,13 +46,15 @@ class Answer:
 
 
 class VideoQA:
-    """Answers questions about videos with a vision-language model whose prefill is spread over several ranks.
+    """Answers questions about videos with a vision-language model whose prefill is spread over
+    several ranks.
 
-    Workers start with the first question (or `start`) and stay until `close`; use it as a context manager.
+    Workers start with the first question (or `start`) and stay until `close`; use it as a context
+    manager.
 
     Args:
-        model: "embedded" (a tiny model that reads coloured cards, for trying things out) or the folder of a
-            Qwen2.5-VL checkpoint in Hugging Face form.
+        model: "embedded" (a tiny model that reads coloured cards, for trying things out) or the
+            folder of a Qwen2.5-VL checkpoint in Hugging Face form.
         ranks: processes: one per GPU, or CPU processes.
         method: "spava" (approximate, fast) or "full" (exact, on one rank).
         device: "auto", "cpu" or "cuda"; auto takes the GPUs when there are enough for `ranks`.

@@ -1,4 +1,5 @@
-"""The `spava` command. Each command reads its options, calls the library and prints; nothing is decided here.
+"""The `spava` command. Each command reads its options, calls the library and prints; nothing is
+decided here.
 
 torch and the engine are imported inside the commands, so that `spava --help` answers at once.
 """
@@ -112,11 +113,12 @@ def ask(
 ) -> None:
     """Answer a question about a video.
 
-    The answer goes to stdout; on a terminal, the stages with their times and the plan (frames, tokens, method) go to
-    stderr. With `--json`, stdout is one object with `text`, `timings` in seconds and `plan`.
+    The answer goes to stdout; on a terminal, the stages with their times and the plan (frames,
+    tokens, method) go to stderr. With `--json`, stdout is one object with `text`, `timings` in
+    seconds and `plan`.
 
-    More frames see shorter events and cost more time. Options marked `spava:` trade accuracy for speed, and are
-    refused by methods that have no such option.
+    More frames see shorter events and cost more time. Options marked `spava:` trade accuracy for
+    speed, and are refused by methods that have no such option.
     """
     options = {
         "passing_fraction": passing_fraction,
@@ -161,8 +163,9 @@ def demo(
 ) -> None:
     """Answer questions about a generated video, and check the answers.
 
-    Makes a video of moving noise in which coloured cards with digits show for a few seconds, asks the embedded model
-    one question per card, and says which answers are right. Needs no GPU, no model and no network.
+    Makes a video of moving noise in which coloured cards with digits show for a few seconds, asks
+    the embedded model one question per card, and says which answers are right. Needs no GPU, no
+    model and no network.
 
     Exits 0 when every answer is right, 1 otherwise.
     """
@@ -192,8 +195,9 @@ def synth(
 ) -> None:
     """Write a synthetic card video, with a right answer for every question about it.
 
-    Coloured cards with digits show for a few seconds each in moving noise. Prints which card shows when, with the
-    question about it and the right answer, so that any method can be checked on a video of any length.
+    Coloured cards with digits show for a few seconds each in moving noise. Prints which card shows
+    when, with the question about it and the right answer, so that any method can be checked on a
+    video of any length.
     """
     with reported_errors(as_json=as_json, debug=debug):
         if out.suffix.lower() != ".mp4":

@@ -40,7 +40,9 @@ class Result:
 
 @dataclass(frozen=True)
 class Report:
-    """What the demo did: `results` has one entry per card, in order of time; `setup` is seconds spent before."""
+    """What the demo did: `results` has one entry per card, in order of time; `setup` is seconds
+    spent before.
+    """
 
     seed: int
     seconds: float
@@ -107,7 +109,9 @@ def run_demo(
 
 
 def print_report(report: Report) -> None:
-    """The report for people: the plan once, then a line per question with its times, then the count."""
+    """The report for people: the plan once, then a line per question with its times, then the
+    count.
+    """
     length = format_moment(report.seconds)
     typer.echo(f"video: {length}, {len(report.results)} cards, seed {report.seed}")
     typer.echo(f"before the first question: {format_timings(report.setup)}")

@@ -1,7 +1,7 @@
 """Every error a user of this package can meet. A leaf: imports nothing of the project.
 
-What a user gave wrong is an `InvalidInput` (a `ValueError`, exit code 2) that names the field, the value and the fix.
-What went wrong inside is another `SpavaError` (exit code 1).
+What a user gave wrong is an `InvalidInput` (a `ValueError`, exit code 2) that names the field, the
+value and the fix. What went wrong inside is another `SpavaError` (exit code 1).
 """
 
 
@@ -35,7 +35,9 @@ class VideoError(InvalidInput):
 
 
 class CheckpointError(InvalidInput):
-    """A model folder cannot be loaded: missing files, tensors or settings, wrong shapes, unknown architecture."""
+    """A model folder cannot be loaded: missing files, tensors or settings, wrong shapes, unknown
+    architecture.
+    """
 
 
 class EngineError(SpavaError):

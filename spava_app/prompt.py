@@ -1,4 +1,6 @@
-"""From a question to token ids: the model's own chat template, with spans found from ids and never from constants."""
+"""From a question to token ids: the model's own chat template, with spans found from ids and never
+from constants.
+"""
 
 import json
 from dataclasses import dataclass

@@ -1,7 +1,8 @@
-"""What the commands share: errors as one line, progress on a terminal, results for people or as JSON.
+"""What the commands share: errors as one line, progress on a terminal, results for people or as
+JSON.
 
-stdout holds the result and nothing else, so it can be piped. Everything that tells how things go is on stderr:
-progress only when stderr is a terminal, errors always.
+stdout holds the result and nothing else, so it can be piped. Everything that tells how things go is
+on stderr: progress only when stderr is a terminal, errors always.
 """
 
 import json
@@ -24,9 +25,9 @@ INTERRUPTED = 130  # 128 + SIGINT, what a shell reports for a program ended by C
 def reported_errors(*, as_json: bool, debug: bool) -> Iterator[None]:
     """Turn an error that was raised on purpose into one line on stderr and its exit code.
 
-    A `SpavaError` becomes `error: ...`, or with `as_json` one JSON line `{"error": {type, message, field}}`.
-    With `debug` it passes through, traceback and all. Other exceptions are faults of this program: they always
-    pass through. Ctrl-C exits 130.
+    A `SpavaError` becomes `error: ...`, or with `as_json` one JSON line `{"error": {type, message,
+    field}}`. With `debug` it passes through, traceback and all. Other exceptions are faults of this
+    program: they always pass through. Ctrl-C exits 130.
 
     Raises:
         typer.Exit: with `error.exit_code`: 2 for what the user gave, 1 for what went wrong inside.
@@ -72,8 +73,8 @@ def format_moment(seconds: float) -> str:
 class Stages:
     """Shows which stage runs now and for how long. Silent unless stderr is a terminal.
 
-    `begin` is what `VideoQA.ask(on_event=...)` calls. It keeps time itself, so that what comes before a request, as
-    starting the workers, shows too.
+    `begin` is what `VideoQA.ask(on_event=...)` calls. It keeps time itself, so that what comes
+    before a request, as starting the workers, shows too.
 
     Args:
         keep: leave a line for each finished stage.

@@ -1,7 +1,9 @@
-"""The text decoder of the Qwen2 / Qwen2.5-VL family: single-device code that never asks for its rank.
+"""The text decoder of the Qwen2 / Qwen2.5-VL family: single-device code that never asks for its
+rank.
 
-T = rows, H = query heads, Hkv = KV heads, D = head dim. There is no batch dimension. Attention goes through the
-`attend` callback, which receives rotated queries and keys, so any prefill method or cache plugs in from outside.
+T = rows, H = query heads, Hkv = KV heads, D = head dim. There is no batch dimension. Attention goes
+through the `attend` callback, which receives rotated queries and keys, so any prefill method or
+cache plugs in from outside.
 """
 
 from collections.abc import Callable, Mapping
@@ -115,7 +117,8 @@ class Decoder(nn.Module):
         Args:
             hidden: embeddings of the rows this process computes, `[T, hidden]`; T may be 0.
             positions: their original positions in the prompt, int64 `[T]` or `[3, T]`.
-            attend: called once per layer with rotated q and k; does whatever communication its method needs.
+            attend: called once per layer with rotated q and k; does whatever communication its
+                method needs.
 
         Returns:
             `[T, hidden]`, after the final norm.
@@ -126,6 +129,8 @@ class Decoder(nn.Module):
         return self.norm(hidden)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Next-token logits `[n, vocab]` of final hidden states `[n, hidden]`: ask only for rows that matter."""
+        """Next-token logits `[n, vocab]` of final hidden states `[n, hidden]`: ask only for rows
+        that matter.
+        """
         head = self.embed_tokens if self.lm_head is None else self.lm_head
         return F.linear(hidden, head.weight)

@@ -1,9 +1,10 @@
 """Multimodal rotary positions with true timestamps.
 
-The rule of Qwen2.5-VL (arXiv 2502.13923, section 2.1.2): text advances all three axes together; a visual token takes
-(start + floor(seconds * tokens_per_second), start + row, start + column), where seconds is the time of its unit since
-the first; whatever follows starts at the largest position so far plus one. transformers 5.17 and 5.23 start the text
-after a video too early, so positions are made here and never taken from there.
+The rule of Qwen2.5-VL (arXiv 2502.13923, section 2.1.2): text advances all three axes together; a
+visual token takes (start + floor(seconds * tokens_per_second), start + row, start + column), where
+seconds is the time of its unit since the first; whatever follows starts at the largest position so
+far plus one. transformers 5.17 and 5.23 start the text after a video too early, so positions are
+made here and never taken from there.
 """
 
 from collections.abc import Iterable, Sequence

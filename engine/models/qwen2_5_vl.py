@@ -1,8 +1,8 @@
 """The vision tower of Qwen2.5-VL and the model that joins it to its decoder.
 
-A unit is one temporal patch (two frames); N = patches, t units of h x w patches. Units never mix, so any split of a
-video over calls or ranks gives the same embeddings. Windowed layers run as one batched attention per window size
-(at most four sizes in a grid), never as a loop over windows.
+A unit is one temporal patch (two frames); N = patches, t units of h x w patches. Units never mix,
+so any split of a video over calls or ranks gives the same embeddings. Windowed layers run as one
+batched attention per window size (at most four sizes in a grid), never as a loop over windows.
 """
 
 from collections.abc import Mapping
@@ -73,8 +73,8 @@ class VisionConfig:
 class WindowOrder:
     """An order of one unit's merged tokens in which the windows of one size lie next to each other.
 
-    `order` lists merged tokens (row-major) window by window; `classes` gives, per window size, how many windows of
-    how many merged tokens follow each other.
+    `order` lists merged tokens (row-major) window by window; `classes` gives, per window size, how
+    many windows of how many merged tokens follow each other.
     """
 
     order: tuple[int, ...]
@@ -170,8 +170,8 @@ class VisionTower(nn.Module):
         """Encode.
 
         Args:
-            patches: `[t * h * w, patch_dim]` in the order of the published processor: unit, then merged token
-                (row-major), then the patches inside a merged token.
+            patches: `[t * h * w, patch_dim]` in the order of the published processor: unit, then
+                merged token (row-major), then the patches inside a merged token.
             grid: (t, h, w) in units and patches; h and w are multiples of the merge size.
 
         Returns:
@@ -198,7 +198,9 @@ class VisionTower(nn.Module):
         return merged[:, order.argsort()].flatten(0, 1)
 
     def _rotary(self, grid: Grid, order: Tensor) -> Rotary:
-        """Row and column of each patch rotate half of the frequencies each; the table repeats for every unit."""
+        """Row and column of each patch rotate half of the frequencies each; the table repeats for
+        every unit.
+        """
         units, height, width = grid
         merge, head_dim = self.config.merge_size, self.config.hidden_size // self.config.num_heads
         place = torch.cartesian_prod(

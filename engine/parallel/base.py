@@ -1,4 +1,5 @@
-"""What a prefill method is, the registry of methods, and decoding, which is the same after all of them.
+"""What a prefill method is, the registry of methods, and decoding, which is the same after all of
+them.
 
 H = query heads, Hkv = KV heads, D = head dim, T = local rows, W = ranks.
 """
@@ -69,7 +70,8 @@ class Prefill(ABC):
             layer: the layer's index.
             q: rotated queries of `layout.rows(rank)`, `[T, H, D]`.
             k, v: rotated keys and values of the same rows, `[T, Hkv, D]`.
-            key_scores: a retaining head's score of each row per KV head, `[Hkv, T]`; None for query-aware scores.
+            key_scores: a retaining head's score of each row per KV head, `[Hkv, T]`; None for
+                query-aware scores.
 
         Returns:
             `[T, H, D]` in q's dtype.
@@ -100,7 +102,9 @@ class Decode:
 
 
 def pack_partial(part: Partial) -> Tensor:
-    """(out `[T, H, D]`, lse `[H, T]`) as one `[T, H, D + 1]` tensor, so that one collective carries both."""
+    """(out `[T, H, D]`, lse `[H, T]`) as one `[T, H, D + 1]` tensor, so that one collective carries
+    both.
+    """
     out, lse = part
     return torch.cat((out.to(lse.dtype), lse.T[..., None]), dim=-1)
 

@@ -1,8 +1,9 @@
-"""Attention over [anchor | passing | block] with the query riding along: one step that serves every blockwise method.
+"""Attention over [anchor | passing | block] with the query riding along: one step that serves every
+blockwise method.
 
-H = query heads, Hkv = KV heads, D = head dim, W = ranks. Order of work in a layer: score and select, launch the
-gather of what the blocks pass, all attention inside blocks and of the query, then anchor and passing blocks, merge.
-The gather so travels while the local attention computes.
+H = query heads, Hkv = KV heads, D = head dim, W = ranks. Order of work in a layer: score and
+select, launch the gather of what the blocks pass, all attention inside blocks and of the query,
+then anchor and passing blocks, merge. The gather so travels while the local attention computes.
 """
 
 import torch
@@ -18,7 +19,9 @@ from spava_app.kernels.select import gather_packed, query_scores, select
 
 
 class BlockwisePrefill(Prefill):
-    """See the module. `overlap=False` waits for each gather where it is launched; the numbers are the same."""
+    """See the module. `overlap=False` waits for each gather where it is launched; the numbers are
+    the same.
+    """
 
     def __init__(self, layout: Layout, comm: Comm, cache: KVCache, *, overlap: bool = True) -> None:
         super().__init__(layout, comm, cache)
@@ -53,9 +56,11 @@ class BlockwisePrefill(Prefill):
         return anchor, sum(self.layout.passing[j] for j in self.layout.blocks_of(rank))
 
     def _arrival_order(self) -> list[int]:
-        """Where [anchor | passing of block 0 | passing of block 1 | ...] lie among the gathered rows.
+        """Where [anchor | passing of block 0 | passing of block 1 | ...] lie among the gathered
+        rows.
 
-        Rank r's contribution starts at r * `_sent_rows` and holds its anchor shard, then its blocks in order.
+        Rank r's contribution starts at r * `_sent_rows` and holds its anchor shard, then its blocks
+        in order.
         """
         order: list[int] = []
         starts = [rank * self._sent_rows for rank in range(self.layout.world_size)]
@@ -92,7 +97,8 @@ class BlockwisePrefill(Prefill):
         return lambda: done
 
     def _query_stage(self, q_query: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """The query's rows over every cached key: each rank its shard, in full, since all context precedes them.
+        """The query's rows over every cached key: each rank its shard, in full, since all context
+        precedes them.
 
         Returns:
             The packed partial over this rank's shard.

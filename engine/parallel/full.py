@@ -1,4 +1,6 @@
-"""Exact attention on rank 0: the baseline, and the answer that approximations are measured against."""
+"""Exact attention on rank 0: the baseline, and the answer that approximations are measured
+against.
+"""
 
 from dataclasses import dataclass
 

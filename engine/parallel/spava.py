@@ -1,7 +1,8 @@
 """Spava: query-aware approximate prefill over virtual hosts (arXiv 2601.21444).
 
-n_c = context tokens (prompt without the question tail), V = virtual hosts, b = block length. Every context row sees
-the anchor, the passing blocks of all earlier blocks, and its own block causally. The question's rows see every key.
+n_c = context tokens (prompt without the question tail), V = virtual hosts, b = block length. Every
+context row sees the anchor, the passing blocks of all earlier blocks, and its own block causally.
+The question's rows see every key.
 """
 
 from dataclasses import dataclass
@@ -22,11 +23,12 @@ class Spava(Method):
     """Options of Spava; None takes the paper's default.
 
     Attributes:
-        virtual_hosts: V, blocks of the context; default 2 per rank. For a fixed V the result does not depend on the
-            number of ranks.
+        virtual_hosts: V, blocks of the context; default 2 per rank. For a fixed V the result does
+            not depend on the number of ranks.
         anchor_len: tokens of the anchor block; default n_c / 64 rounded up to 128.
         passing_len: tokens a block passes on; default n_c / 128 rounded up to 128.
-        passing_fraction: the same as a fraction of the block: 0 passes nothing, 1 is exact attention.
+        passing_fraction: the same as a fraction of the block: 0 passes nothing, 1 is exact
+            attention.
         share_anchor: compute each anchor row on one rank instead of on all.
         overlap: compute while passing blocks travel; off only to measure what hiding them is worth.
     """

@@ -1,6 +1,8 @@
-"""Batches of card clips, drawn, augmented and cut into patches on the training device, without loops.
+"""Batches of card clips, drawn, augmented and cut into patches on the training device, without
+loops.
 
-B = clips, U = units (frame pairs) of a clip, F = 2 U frames, N = card slots of a clip, S = frame side.
+B = clips, U = units (frame pairs) of a clip, F = 2 U frames, N = card slots of a clip, S = frame
+side.
 """
 
 from dataclasses import dataclass
@@ -117,7 +119,9 @@ class ClipSource:
         return torch.where(showing.any(2), showing.to(torch.uint8).argmax(2), -1)
 
     def degrade(self, frames: Tensor) -> Tensor:
-        """What a codec, a resize and a camera do, `[B, F, 3, S, S]` to the same; each clip differently."""
+        """What a codec, a resize and a camera do, `[B, F, 3, S, S]` to the same; each clip
+        differently.
+        """
         clips, count = frames.shape[:2]
 
         def per_clip(low: float, high: float) -> Tensor:
@@ -130,7 +134,8 @@ class ClipSource:
         chroma = x - luma
         coarse = F.interpolate(F.avg_pool2d(chroma, 2), scale_factor=2.0)
         chroma = torch.lerp(chroma, coarse, per_clip(0.0, 1.0))
-        # Turning the chroma plane by a small angle about grey: Rodrigues' rotation with sin ~ the angle.
+        # Turning the chroma plane by a small angle about grey: Rodrigues' rotation with sin ~ the
+        # angle.
         turned = chroma.roll(1, dims=1) - chroma.roll(-1, dims=1)
         chroma = (chroma + per_clip(-0.07, 0.07) * turned) * per_clip(0.75, 1.2)
         contrast, brightness = per_clip(0.8, 1.15), per_clip(-0.07, 0.07)
@@ -140,7 +145,9 @@ class ClipSource:
 
 
 def unit_labels(shown: Tensor, colors: Tensor, digits: Tensor) -> tuple[Tensor, Tensor]:
-    """Colour and digit of each unit, two `[B, U]`: a card counts if one of the two frames shows it."""
+    """Colour and digit of each unit, two `[B, U]`: a card counts if one of the two frames shows
+    it.
+    """
     first, second = shown.unflatten(1, (-1, TEMPORAL_PATCH_SIZE)).unbind(2)
     card = torch.maximum(first, second)
     mixed = (first >= 0) & (second >= 0) & (first != second)
@@ -151,8 +158,9 @@ def unit_labels(shown: Tensor, colors: Tensor, digits: Tensor) -> tuple[Tensor, 
 
 
 def patchify(frames: Tensor) -> Tensor:
-    """Normalise and cut `[B, F, 3, S, S]` into `[B * U * patches, 1176]`, in the published processor's order:
-    unit, merged row, merged column, row and column inside it; then channel, frame, row, column of pixels.
+    """Normalise and cut `[B, F, 3, S, S]` into `[B * U * patches, 1176]`, in the published
+    processor's order: unit, merged row, merged column, row and column inside it; then channel,
+    frame, row, column of pixels.
     """
     mean, std = (frames.new_tensor(values)[:, None, None] for values in (IMAGE_MEAN, IMAGE_STD))
     side, merge = frames.shape[-1], MERGE_SIZE

@@ -1,6 +1,7 @@
 """The model on a packed batch: what it predicts at the places that count, and the losses there.
 
-B = clips, U = units of a clip, Q = questions of a clip, C = tokens before the questions, S = tokens of a sequence.
+B = clips, U = units of a clip, Q = questions of a clip, C = tokens before the questions, S = tokens
+of a sequence.
 """
 
 from dataclasses import dataclass
@@ -43,7 +44,9 @@ class CardHeads(nn.Module):
         self.digit = nn.Linear(hidden, NO_DIGIT + 1)
 
     def loss(self, hidden: Tensor, clips: Clips) -> Tensor:
-        """Mean cross entropy of hidden states `[B, U * tokens, hidden]` against what their unit shows."""
+        """Mean cross entropy of hidden states `[B, U * tokens, hidden]` against what their unit
+        shows.
+        """
         total = hidden.new_zeros(())
         for head, labels in ((self.color, clips.unit_color), (self.digit, clips.unit_digit)):
             logits = head(hidden).flatten(0, 1).float()

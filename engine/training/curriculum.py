@@ -1,7 +1,10 @@
-"""What to train on when: short clips first, then the answer behind the chat template, then long clips.
+"""What to train on when: short clips first, then the answer behind the chat template, then long
+clips.
 
-The order is what makes a tiny model learn to look things up at all: told to answer several tokens after the key word
-from the start, it only learns which digits occur. Time is a fraction of the wall-clock budget, not a step count.
+The order is what makes a tiny model learn to look things up at all: told to answer several tokens
+after the key word
+from the start, it only learns which digits occur. Time is a fraction of the wall-clock budget, not
+a step count.
 """
 
 import math
@@ -55,7 +58,8 @@ class Curriculum:
         blocks = self.random.random() < self.blocks_share
         if fraction >= self.long_from and self.random.random() < self.long_share:
             return Step(self._pick(LONG), answer=True, blocks=blocks)
-        # Clips grow evenly in the logarithm of their length and are full-grown a little before the long ones start.
+        # Clips grow evenly in the logarithm of their length and are full-grown a little before the
+        # long ones start.
         progress = (fraction - self.growth_start) / (0.9 * (self.long_from - self.growth_start))
         longest = SHORT[-1] * (MEDIUM[-1] / SHORT[-1]) ** min(progress, 1.0)
         return Step(
@@ -71,7 +75,9 @@ class Curriculum:
 
 
 def learning_rate(fraction: float, peak: float) -> float:
-    """Linear warm-up over the first two percent of the time, then a cosine to a hundredth of the peak."""
+    """Linear warm-up over the first two percent of the time, then a cosine to a hundredth of the
+    peak.
+    """
     if fraction < 0.02:
         return peak * max(fraction / 0.02, 0.02)
     return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(fraction, 1.0))))

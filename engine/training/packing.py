@@ -1,7 +1,9 @@
-"""One sequence per clip: the prompt up to its video, then several questions that do not see each other.
+"""One sequence per clip: the prompt up to its video, then several questions that do not see each
+other.
 
-B = clips, U = units of a clip, Q = questions of a clip, L = tokens of a question's tail (everything after the video,
-answer included, padded), C = tokens before the tails, S = C + Q L, H = heads, D = head dim.
+B = clips, U = units of a clip, Q = questions of a clip, L = tokens of a question's tail (everything
+after the video, answer included, padded), C = tokens before the tails, S = C + Q L, H = heads, D =
+head dim.
 """
 
 from collections.abc import Sequence
@@ -90,7 +92,9 @@ class Questions:
 
 
 def draw_questions(clips: Clips, table: QuestionTable, source: ClipSource, count: int) -> Questions:
-    """Ask `count` questions per clip, going round its cards so that each is asked about equally often."""
+    """Ask `count` questions per clip, going round its cards so that each is asked about equally
+    often.
+    """
     num_clips = clips.counts.shape[0]
     turn = torch.arange(count, device=source.device) + source.integers(64, num_clips, 1)
     card = turn % clips.counts[:, None]
@@ -113,7 +117,8 @@ def packed_positions(
     cols: int,
     tokens_per_second: float,
 ) -> Tensor:
-    """Multimodal rotary positions of packed sequences (Qwen2.5-VL, arXiv 2502.13923, section 2.1.2).
+    """Multimodal rotary positions of packed sequences (Qwen2.5-VL, arXiv 2502.13923, section
+    2.1.2).
 
     Args:
         head_len: tokens before the video, counted 0, 1, ... on all axes.
@@ -142,7 +147,9 @@ def packed_positions(
 
 @dataclass(frozen=True)
 class Blocks:
-    """Approximate prefill of the context: a token sees the anchor, its own block and some selected tokens."""
+    """Approximate prefill of the context: a token sees the anchor, its own block and some selected
+    tokens.
+    """
 
     anchor: int
     block: int
@@ -173,8 +180,8 @@ def packed_attend(
     context_mask: Tensor | None,
     device: torch.device,
 ) -> Attend:
-    """Attention of packed sequences: `context` rows causally (or under `context_mask` `[C, C]`); a tail's rows see
-    the whole context and, causally, their own tail.
+    """Attention of packed sequences: `context` rows causally (or under `context_mask` `[C, C]`); a
+    tail's rows see the whole context and, causally, their own tail.
     """
     num_tails, tail_len = tails
     row = torch.arange(num_tails * tail_len, device=device)
@@ -182,7 +189,8 @@ def packed_attend(
     tail_mask = torch.cat((own.new_ones(row.numel(), context), own), dim=1)
 
     def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        # Heads are repeated by hand: not every fused kernel takes a mask and grouped heads together.
+        # Heads are repeated by hand: not every fused kernel takes a mask and grouped heads
+        # together.
         group = q.shape[1] // k.shape[1]
         k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
         q, k, v = (part.unflatten(0, (num_clips, -1)).transpose(1, 2) for part in (q, k, v))

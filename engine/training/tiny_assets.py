@@ -1,6 +1,7 @@
 """Everything of the embedded model's folder but its weights, so that it can be made again.
 
-The folder follows what transformers saves for Qwen2.5-VL; sizes are those of a model that trains in minutes.
+The folder follows what transformers saves for Qwen2.5-VL; sizes are those of a model that trains in
+minutes.
 """
 
 import json
@@ -141,7 +142,9 @@ def _processor_config() -> dict[str, Any]:
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """Train the byte-level BPE: any UTF-8 round-trips, each colour word and each digit is one token."""
+    """Train the byte-level BPE: any UTF-8 round-trips, each colour word and each digit is one
+    token.
+    """
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -175,7 +178,9 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def write_assets(folder: Path) -> None:
-    """Write configuration, tokenizer, chat template and processor settings; weights are not touched."""
+    """Write configuration, tokenizer, chat template and processor settings; weights are not
+    touched.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     build_tokenizer().save_pretrained(folder)
     generation = {

@@ -1,7 +1,9 @@
-"""Train the embedded model on card videos: `python -m spava_app.engine.training.tiny_vl --minutes 8 --out DIR`.
+"""Train the embedded model on card videos: `python -m spava_app.engine.training.tiny_vl --minutes 8
+--out DIR`.
 
-One GPU, a fixed wall-clock budget, data drawn as it is needed. Leaves DIR/model.safetensors (every two minutes and at
-the end) and DIR/training.json; the other files of the model's folder come from `tiny_assets`.
+One GPU, a fixed wall-clock budget, data drawn as it is needed. Leaves DIR/model.safetensors (every
+two minutes and at the end) and DIR/training.json; the other files of the model's folder come from
+`tiny_assets`.
 """
 
 import argparse
@@ -58,7 +60,9 @@ class Options:
 
 
 class Meter:
-    """Means per clip length since the last report; nothing leaves the device before it is asked for."""
+    """Means per clip length since the last report; nothing leaves the device before it is asked
+    for.
+    """
 
     def __init__(self) -> None:
         self.outcomes: dict[int, list[Outcome]] = defaultdict(list)
@@ -85,8 +89,8 @@ class Meter:
 def new_model(config: Mapping[str, Any], seed: int, device: torch.device | str) -> Qwen25VL:
     """A model with random weights: norms 1, biases 0, the rest normal.
 
-    The decoder's deviation is 0.02. The tower's is 1 / sqrt(inputs): it is narrow and shallow, and at 0.02 its output
-    is too faint to learn digits from for hundreds of steps.
+    The decoder's deviation is 0.02. The tower's is 1 / sqrt(inputs): it is narrow and shallow, and
+    at 0.02 its output is too faint to learn digits from for hundreds of steps.
     """
     generator = torch.Generator().manual_seed(seed)
     model = Qwen25VL(config)

@@ -1,7 +1,9 @@
-"""The one renderer of card videos: test and demo files and the training of the embedded model draw with it.
+"""The one renderer of card videos: test and demo files and the training of the embedded model draw
+with it.
 
-B = clips, N = cards of a clip, F = frames of a clip, S = frame side in pixels, K = noise fields, G = their side,
-C = frames that show a card. Places and lengths are fractions of the frame side, times are seconds.
+B = clips, N = cards of a clip, F = frames of a clip, S = frame side in pixels, K = noise fields, G
+= their side, C = frames that show a card. Places and lengths are fractions of the frame side, times
+are seconds.
 """
 
 import math
@@ -170,7 +172,9 @@ def _shapes(
 
 
 def _overlap(centre: Tensor, half: Tensor, cells: int, side: int) -> Tensor:
-    """The share of each pixel that each of `cells` equal cells covers along one axis, `[C, S, cells]`."""
+    """The share of each pixel that each of `cells` equal cells covers along one axis, `[C, S,
+    cells]`.
+    """
     edges = torch.linspace(-1, 1, cells + 1, device=centre.device)
     edges = ((centre[:, None] + half[:, None] * edges) * side)[:, None, :]
     pixel = torch.arange(side, device=centre.device, dtype=edges.dtype)[:, None]

@@ -1,6 +1,7 @@
 """Card videos: moving noise in which coloured cards, each with one digit, show for a few seconds.
 
-They need no download and no licence, have one right answer per question, and a tiny model can learn them: the
+They need no download and no licence, have one right answer per question, and a tiny model can learn
+them: the
 demo, the end-to-end tests and the quick checks ask about them.
 """
 
@@ -84,7 +85,9 @@ def random_scene(seconds: float, num_cards: int, seed: int) -> CardScene:
 
 
 def draw_frames(scene: CardScene, times: torch.Tensor, size: int) -> torch.Tensor:
-    """The frames of a scene at `times` `[F]` (seconds): RGB in 0..1, float32 `[F, 3, size, size]`."""
+    """The frames of a scene at `times` `[F]` (seconds): RGB in 0..1, float32 `[F, 3, size,
+    size]`.
+    """
     look = random_look(1, len(scene.cards), torch.Generator().manual_seed(scene.seed))
     order = list(COLORS)
     colors = torch.tensor([[order.index(card.color) for card in scene.cards]], dtype=torch.int64)

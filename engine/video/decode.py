@@ -1,4 +1,6 @@
-"""From frame numbers to pictures: exactly what decoding the whole file would give, for less work."""
+"""From frame numbers to pictures: exactly what decoding the whole file would give, for less
+work.
+"""
 
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing

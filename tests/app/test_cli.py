@@ -1,4 +1,6 @@
-"""The command line as a user meets it: results on stdout, one clear line for an error, the right exit code."""
+"""The command line as a user meets it: results on stdout, one clear line for an error, the right
+exit code.
+"""
 
 import json
 import os
@@ -76,7 +78,9 @@ def test_wrong_usage_is_code_2(words: list[str]) -> None:
 
 
 class FakeQA:
-    """Stands for `spava_app.api.VideoQA`: remembers how it was called and raises what it is told to."""
+    """Stands for `spava_app.api.VideoQA`: remembers how it was called and raises what it is told
+    to.
+    """
 
     calls: ClassVar[list[tuple[object, ...]]] = []
     error: BaseException | None = None

@@ -1,4 +1,6 @@
-"""The package as users get it: one import name, everything in the wheel, and a command that starts at once."""
+"""The package as users get it: one import name, everything in the wheel, and a command that starts
+at once.
+"""
 
 import ast
 import os
@@ -103,7 +105,9 @@ def test_launcher_and_project_agree_on_the_oldest_versions() -> None:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
-    """A wheel built from a copy of the sources, so that the build leaves nothing in the checkout."""
+    """A wheel built from a copy of the sources, so that the build leaves nothing in the
+    checkout.
+    """
     try:
         setuptools = version("setuptools")
     except PackageNotFoundError:

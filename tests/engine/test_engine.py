@@ -1,4 +1,6 @@
-"""The driver and its real worker processes: faults end a request with a typed error, and the next one is served."""
+"""The driver and its real worker processes: faults end a request with a typed error, and the next
+one is served.
+"""
 
 import os
 import signal

@@ -1,4 +1,6 @@
-"""A request from file to tokens: the same on any number of ranks, and transformers' own where the method is exact."""
+"""A request from file to tokens: the same on any number of ranks, and transformers' own where the
+method is exact.
+"""
 
 from collections.abc import Callable
 from dataclasses import replace

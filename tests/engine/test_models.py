@@ -52,7 +52,8 @@ def test_vision_and_video_logits(
 
     visual = [VIDEO_ID] * len(ours)
     ids = torch.tensor([1, 2, VISION_START, *visual, VISION_END, 7, 8, 9])
-    # Any positions serve: they are passed to both, because transformers places text after a video wrongly.
+    # Any positions serve: they are passed to both, because transformers places text after a video
+    # wrongly.
     positions = torch.randint(0, 300, (3, len(ids)), generator=generator).sort(dim=-1).values
     theirs = oracle(
         input_ids=ids[None],
@@ -83,7 +84,9 @@ def test_windows_cover_every_token_once() -> None:
 
 
 def test_hub_layout_of_config_is_read_too(checkpoint: Path) -> None:
-    """The hub's older flat config.json gives the same geometry as the nested one transformers 5 saves."""
+    """The hub's older flat config.json gives the same geometry as the nested one transformers 5
+    saves.
+    """
     nested = json.loads((checkpoint / "config.json").read_text())
     text = nested.pop("text_config")
     rope = text.pop("rope_parameters")

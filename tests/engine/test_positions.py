@@ -4,7 +4,8 @@ import pytest
 
 from spava_app.engine.models.positions import TextSpan, VideoSpan, multimodal_positions
 
-# Two tokens of text, a video of 3 units of 1 x 2 tokens one second apart, three tokens of text; 2 ticks a second.
+# Two tokens of text, a video of 3 units of 1 x 2 tokens one second apart, three tokens of text; 2
+# ticks a second.
 TABLE = [
     (0, 0, 0),
     (1, 1, 1),
@@ -26,7 +27,9 @@ def test_table() -> None:
 
 
 def test_long_video_pushes_the_text_behind_it() -> None:
-    """384 units of 26 x 46 patches, a second apart: the case that transformers places at 38 instead of 782."""
+    """384 units of 26 x 46 patches, a second apart: the case that transformers places at 38 instead
+    of 782.
+    """
     times = tuple(float(second) for second in range(384))
     spans = [TextSpan(15), VideoSpan(times, rows=13, cols=23), TextSpan(1)]
     positions = multimodal_positions(spans, 2)

@@ -1,4 +1,6 @@
-"""What the ranks of a test group run. Inputs are made from a seed on every rank, so nothing but results travels."""
+"""What the ranks of a test group run. Inputs are made from a seed on every rank, so nothing but
+results travels.
+"""
 
 from dataclasses import dataclass, field
 from typing import Any

@@ -1,4 +1,6 @@
-"""Every method equals dense float64 attention under its mask, at any world size, in prefill and decoding."""
+"""Every method equals dense float64 attention under its mask, at any world size, in prefill and
+decoding.
+"""
 
 from collections.abc import Callable
 

@@ -1,7 +1,7 @@
 """The methods' masks, written from their papers, and dense float64 attention under a mask.
 
-Nothing here uses the engine. n = prompt tokens, H = query heads, Hkv = KV heads, D = head dim. A mask is boolean
-`[Hkv, n, n]`: may the query heads of this group at row i see the key at column j.
+Nothing here uses the engine. n = prompt tokens, H = query heads, Hkv = KV heads, D = head dim. A
+mask is boolean `[Hkv, n, n]`: may the query heads of this group at row i see the key at column j.
 """
 
 import math
@@ -29,8 +29,9 @@ def causal(n: int, num_kv_heads: int) -> Tensor:
 def selected(q: Tensor, k: Tensor, block: range, query: range, head: int, count: int) -> list[int]:
     """The tokens of `block` that Spava selects for KV head `head`.
 
-    Mean over question rows and the group's query heads of the raw dot products (arXiv 2601.21444, section 3), then
-    the maximum over five neighbours inside the block, then the best, the earlier first among equals.
+    Mean over question rows and the group's query heads of the raw dot products (arXiv 2601.21444,
+    section 3), then the maximum over five neighbours inside the block, then the best, the earlier
+    first among equals.
     """
     group = q.shape[1] // k.shape[1]
     raw = [

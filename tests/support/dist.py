@@ -28,7 +28,9 @@ def _serve(rank: int, world_size: int, rendezvous: str, pipe: Connection) -> Non
 
 
 class RankPool:
-    """`world_size` processes that run a task together: `run(task, *args)` calls `task(comm, *args)` on each."""
+    """`world_size` processes that run a task together: `run(task, *args)` calls `task(comm, *args)`
+    on each.
+    """
 
     def __init__(self, world_size: int) -> None:
         context = multiprocessing.get_context("spawn")

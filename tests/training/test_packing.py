@@ -1,4 +1,6 @@
-"""A packed sequence gives each question what a plain prompt gives it, at the positions the paper says."""
+"""A packed sequence gives each question what a plain prompt gives it, at the positions the paper
+says.
+"""
 
 import math
 from itertools import product

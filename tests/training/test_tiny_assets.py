@@ -1,4 +1,6 @@
-"""The embedded model's folder loads in transformers, and its tokenizer knows the words that matter."""
+"""The embedded model's folder loads in transformers, and its tokenizer knows the words that
+matter.
+"""
 
 import json
 

@@ -16,7 +16,9 @@ from spava_app.engine.weights import load_model
 
 
 class Clock:
-    """Advances by a fixed time at every look, so that a few steps pass through the whole schedule."""
+    """Advances by a fixed time at every look, so that a few steps pass through the whole
+    schedule.
+    """
 
     def __init__(self, tick: float) -> None:
         self.now, self.tick = 0.0, tick

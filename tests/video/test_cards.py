@@ -56,7 +56,9 @@ def test_question_and_answer():
 
 
 def nearest_color(frame: torch.Tensor) -> str | None:
-    """The card colour that fills most of an RGB frame `[3, S, S]` in 0..1, if any fills a tenth of it."""
+    """The card colour that fills most of an RGB frame `[3, S, S]` in 0..1, if any fills a tenth of
+    it.
+    """
     palette = torch.tensor(list(COLORS.values()))
     distance = (frame.permute(1, 2, 0)[:, :, None] - palette).norm(dim=-1)
     share = (distance < 0.25).float().mean((0, 1))

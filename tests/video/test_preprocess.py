@@ -1,4 +1,6 @@
-"""Patches are bit-exact with transformers' video processor; golden/make_video_processor.py has how."""
+"""Patches are bit-exact with transformers' video processor; golden/make_video_processor.py has
+how.
+"""
 
 from pathlib import Path
 
