@@ -2,9 +2,8 @@
 clips.
 
 The order is what makes a tiny model learn to look things up at all: told to answer several tokens
-after the key word
-from the start, it only learns which digits occur. Time is a fraction of the wall-clock budget, not
-a step count.
+after the key word from the start, it only learns which digits occur. Time is a fraction of the
+wall-clock budget, not a step count.
 """
 
 import math

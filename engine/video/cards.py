@@ -1,8 +1,7 @@
 """Card videos: moving noise in which coloured cards, each with one digit, show for a few seconds.
 
 They need no download and no licence, have one right answer per question, and a tiny model can learn
-them: the
-demo, the end-to-end tests and the quick checks ask about them.
+them: the demo, the end-to-end tests and the quick checks ask about them.
 """
 
 from dataclasses import dataclass
