@@ -82,6 +82,25 @@ class Comm:
         dist.all_to_all_single(out, rows.contiguous(), list(receive), list(send))
         return out
 
+    def shift(self, x: Tensor, num_rows: int) -> Pending:
+        """Send `x` to the next rank; waiting gives the previous rank's `num_rows` rows."""
+        out = x.new_empty(num_rows, *x.shape[1:])
+        if self.world_size == 1:
+            return lambda: x
+        ahead, behind = (self.rank + 1) % self.world_size, (self.rank - 1) % self.world_size
+        transfers = [
+            dist.P2POp(dist.isend, x.contiguous(), ahead),
+            dist.P2POp(dist.irecv, out, behind),
+        ]
+        works = dist.batch_isend_irecv([op for op in transfers if op.tensor.numel()])
+
+        def wait() -> Tensor:
+            for work in works:
+                work.wait()
+            return out
+
+        return wait
+
     def broadcast(self, x: Tensor, source: int) -> Tensor:
         """Overwrite `x` on every rank with that of rank `source`, and return it."""
         if self.world_size > 1:

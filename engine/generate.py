@@ -13,7 +13,7 @@ from torch import Tensor
 from spava_app.engine.comm import Comm
 from spava_app.engine.exchange import exchange_rows
 from spava_app.engine.kv_cache import KVCache
-from spava_app.engine.layout import Layout, PromptShape, shard
+from spava_app.engine.layout import Layout, shard
 from spava_app.engine.models.decoder import Attend
 from spava_app.engine.models.positions import multimodal_positions
 from spava_app.engine.models.qwen2_5_vl import Qwen25VL
@@ -60,8 +60,9 @@ class Runner:
         """
         comm = self.comm
         method = make_method(request.method, request.options)
-        shape = PromptShape(len(request.token_ids), request.query_len)
-        layout = method.layout(shape, comm.world_size)
+        layout = method.layout(request.shape, comm.world_size)
+        config = self.model.decoder.config
+        method.check_heads(config.num_heads, config.num_kv_heads, comm.world_size)
         owned = self._owned_units(request)
         encoded = self._together(lambda: self._encode(request, owned[comm.rank], timer))
         with timer.stage("exchange"):
@@ -72,7 +73,7 @@ class Runner:
         positions = multimodal_positions(spans, self.model.vision.config.tokens_per_second)
         cache = self._cache(layout, request.max_new_tokens, hidden.dtype)
         prefill = method.prefill(layout, comm, cache)
-        rows = torch.tensor(layout.rows(comm.rank), dtype=torch.int64)
+        rows = torch.tensor(layout.positions(comm.rank), dtype=torch.int64)
         with timer.stage("prefill"):
             token = self._step(layout, hidden, positions[:, rows], prefill.attend)
         decode = Decode(layout, comm, cache)

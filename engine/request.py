@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
+from spava_app.engine.layout import PromptShape
 from spava_app.engine.models.positions import Span, TextSpan, VideoSpan
 
 
@@ -21,7 +22,7 @@ class Request:
         token_ids: the whole prompt, with one id per visual token.
         video_start: index of the first visual token.
         num_visual: how many there are.
-        query_len: tokens of the question tail.
+        query_len, system_len, question_len: as in `PromptShape`.
         method, options: the prefill method.
         max_new_tokens, stop_ids: when generation ends.
     """
@@ -36,6 +37,8 @@ class Request:
     video_start: int
     num_visual: int
     query_len: int
+    system_len: int
+    question_len: int
     method: str
     options: dict[str, Any]
     max_new_tokens: int
@@ -51,6 +54,17 @@ class Request:
             if isinstance(value, list):
                 fields[name] = tuple(value)
         return cls(**fields)
+
+    @property
+    def shape(self) -> PromptShape:
+        """What the method needs to know of the prompt."""
+        return PromptShape(
+            num_tokens=len(self.token_ids),
+            query_len=self.query_len,
+            system_len=self.system_len,
+            question_len=self.question_len,
+            has_video=self.num_visual > 0,
+        )
 
     @property
     def visual(self) -> range:

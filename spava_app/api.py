@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Self
 
 from spava_app.engine.engine import Engine
-from spava_app.engine.layout import PromptShape
 from spava_app.engine.parallel.base import make_method
 from spava_app.engine.plan import Plan
 from spava_app.engine.request import Request
@@ -169,8 +168,6 @@ class VideoQA:
         grid = grid_for(len(sample), info.height, info.width, self._pixels)
         num_visual = grid[0] * grid[1] * grid[2] // self._pixels.merge_size**2
         prompt = self._prompts.build(question, num_visual)
-        shape = PromptShape(len(prompt.token_ids), prompt.query_len)
-        layout = self._method.layout(shape, self._ranks)
         request = Request(
             video=str(info.path),
             frames=sample.frames,
@@ -182,27 +179,30 @@ class VideoQA:
             video_start=prompt.video_start,
             num_visual=num_visual,
             query_len=prompt.query_len,
+            system_len=prompt.system_len,
+            question_len=prompt.question_len,
             method=self._method.name,
             options=self._options,
             max_new_tokens=max_new_tokens,
             stop_ids=self._prompts.stop_ids,
         )
+        layout = self._method.layout(request.shape, self._ranks)
         plan = Plan(
             video=str(info.path),
             duration=info.duration,
             num_frames=len(sample),
             interval=sample.interval,
             size=size,
-            num_tokens=shape.num_tokens,
+            num_tokens=layout.num_tokens,
             num_visual=num_visual,
-            query_len=shape.query_len,
+            query_len=prompt.query_len,
             method=self._method.name,
             world_size=self._ranks,
             device=self._device,
             anchor_len=layout.anchor_len,
             num_blocks=len(layout.blocks),
             block_len=len(layout.blocks[0]),
-            passing_len=layout.passing[0],
+            passing_len=max(layout.passing, default=0),
             options=self._options,
         )
         return request, plan

@@ -18,11 +18,15 @@ class Prompt:
         token_ids: the whole prompt.
         video_start: index of the first visual token.
         query_len: tokens after the video: the question and the header of the answer.
+        system_len: tokens before the user's content.
+        question_len: tokens of the tail before its first end of turn: the question alone.
     """
 
     token_ids: tuple[int, ...]
     video_start: int
     query_len: int
+    system_len: int
+    question_len: int
 
 
 class PromptBuilder:
@@ -62,11 +66,14 @@ class PromptBuilder:
         ids = self._tokenizer.encode(text, add_special_tokens=False)
         place = ids.index(self._video_id)
         # The token after the video is the template's end mark; it belongs to the context.
-        query_len = len(ids) - (place + 2)
+        tail = ids[place + 2 :]
+        ends = (i for i, token in enumerate(tail) if token in self.stop_ids)
         return Prompt(
             token_ids=(*ids[:place], *[self._video_id] * num_visual, *ids[place + 1 :]),
             video_start=place,
-            query_len=query_len,
+            query_len=len(tail),
+            system_len=place - 1,  # the token before the video is the template's start mark
+            question_len=next(ends, len(tail)),
         )
 
     def decode(self, token_ids: tuple[int, ...]) -> str:

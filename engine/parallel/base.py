@@ -45,13 +45,34 @@ class Method(ABC):
                 raise InvalidInput(option, value, f"method {cls.name} takes {allowed}")
         return cls(**options)
 
-    @abstractmethod
     def layout(self, prompt: PromptShape, world_size: int) -> Layout:
-        """Where the tokens of `prompt` live on `world_size` ranks."""
+        """Where the tokens of `prompt` live on `world_size` ranks.
+
+        Raises:
+            InvalidInput: options that do not fit this prompt, or more ranks than tokens.
+        """
+        if world_size > prompt.num_tokens:
+            fix = f"the prompt has {prompt.num_tokens} tokens: use at most as many ranks"
+            raise InvalidInput("ranks", world_size, fix)
+        return self._layout(prompt, world_size)
+
+    @abstractmethod
+    def _layout(self, prompt: PromptShape, world_size: int) -> Layout: ...
 
     @abstractmethod
     def prefill(self, layout: Layout, comm: Comm, cache: KVCache) -> "Prefill":
         """The state of one request on this rank."""
+
+    def check_heads(self, num_heads: int, num_kv_heads: int, world_size: int) -> None:  # noqa: B027
+        """Raise InvalidInput where the method cannot run a model with so many heads."""
+
+    def attention_pairs(self, layout: Layout, rank: int) -> int:
+        """Query-key pairs per head that `rank` computes in the prefill of one layer.
+
+        Attention FLOPs are 4 x head dim x query heads x layers x pairs. By default those of exact
+        causal attention over the rank's rows.
+        """
+        return sum(row + 1 for row in layout.rows(rank))
 
 
 class Prefill(ABC):

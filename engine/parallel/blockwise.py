@@ -1,66 +1,169 @@
-"""Attention over [anchor | passing | block] with the query riding along: one step that serves every
-blockwise method.
+"""Attention over [anchor | passing | block] with the query riding along: what star, apb and spava
+share.
 
 H = query heads, Hkv = KV heads, D = head dim, W = ranks. Order of work in a layer: score and
 select, launch the gather of what the blocks pass, all attention inside blocks and of the query,
 then anchor and passing blocks, merge. The gather so travels while the local attention computes.
 """
 
+from dataclasses import dataclass
+from math import ceil
+
 import torch
 from torch import Tensor
 
 from spava_app.engine.comm import Comm, Pending
 from spava_app.engine.kv_cache import KVCache
-from spava_app.engine.layout import Layout
-from spava_app.engine.parallel.base import Prefill, merge_packed, pack_partial
+from spava_app.engine.layout import Layout, contiguous_owners, zigzag_owners
+from spava_app.engine.parallel.base import Method, Prefill, merge_packed, pack_partial
+from spava_app.errors import InvalidInput
 from spava_app.kernels.attention import attention
 from spava_app.kernels.lse import merge
 from spava_app.kernels.select import gather_packed, query_scores, select
 
+PLACEMENTS = {"contiguous": contiguous_owners, "zigzag": zigzag_owners}
+
+
+@dataclass(frozen=True)
+class BlockwiseMethod(Method):
+    """Options that star, apb and spava share; None takes the method's default.
+
+    Attributes:
+        virtual_hosts: V, blocks of the context. For a fixed V the result does not depend on the
+            number of ranks.
+        anchor_len: rows of the anchor block.
+        share_anchor: compute each anchor row on one rank instead of on all.
+        placement: which rank owns which block, "contiguous" or "zigzag".
+        overlap: compute while passing blocks travel; off only to measure what hiding them is worth.
+    """
+
+    virtual_hosts: int | None = None
+    anchor_len: int | None = None
+    share_anchor: bool = False
+    placement: str = "contiguous"
+    overlap: bool = True
+
+    def __post_init__(self) -> None:
+        check_count("virtual_hosts", self.virtual_hosts, least=1)
+        check_count("anchor_len", self.anchor_len, least=0)
+        for field in ("share_anchor", "overlap"):
+            if not isinstance(getattr(self, field), bool):
+                raise InvalidInput(field, getattr(self, field), "must be true or false")
+        if self.placement not in PLACEMENTS:
+            fix = f"choose one of {', '.join(PLACEMENTS)}"
+            raise InvalidInput("placement", self.placement, fix)
+
+    def owners(self, num_blocks: int, world_size: int) -> tuple[int, ...]:
+        """The rank of each block."""
+        return PLACEMENTS[self.placement](num_blocks, world_size)
+
+    def prefill(self, layout: Layout, comm: Comm, cache: KVCache) -> "BlockwisePrefill":
+        return BlockwisePrefill(layout, comm, cache, overlap=self.overlap)
+
+    def attention_pairs(self, layout: Layout, rank: int) -> int:
+        anchor = sum(row + 1 for row in layout.anchor_rows(rank))
+        own = [(layout.blocks[j], j) for j in layout.own(rank)]
+        blocks = sum(
+            len(block) * (len(block) + 1) // 2
+            + len(block) * (layout.anchor_len * layout.sees_anchor(j) + layout.passed_before(j))
+            for block, j in own
+        )
+        cached = len(layout.cached(rank))
+        return anchor + blocks + layout.query_len * cached
+
+
+@dataclass(frozen=True)
+class PassingMethod(BlockwiseMethod):
+    """Options of the methods whose blocks pass selected keys on.
+
+    Attributes:
+        passing_len: keys a block passes on.
+        passing_fraction: the same as a fraction of the block, 0 to 1.
+    """
+
+    passing_len: int | None = None
+    passing_fraction: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count("passing_len", self.passing_len, least=0)
+        fraction = self.passing_fraction
+        if fraction is None:
+            return
+        if self.passing_len is not None:
+            raise InvalidInput("passing_fraction", fraction, "give it or passing_len, not both")
+        if isinstance(fraction, bool) or not isinstance(fraction, int | float):
+            raise InvalidInput("passing_fraction", fraction, "must be a number")
+        if not 0 <= fraction <= 1:
+            raise InvalidInput("passing_fraction", fraction, "must be 0 to 1")
+
+    def passing(
+        self, candidates: tuple[range, ...], block_len: int, default: int
+    ) -> tuple[int, ...]:
+        """How many keys each block passes on; the last one passes none, nobody comes after it."""
+        limit = default if self.passing_len is None else self.passing_len
+        if self.passing_fraction is not None:
+            limit = ceil(self.passing_fraction * block_len)
+        return (*(min(limit, len(tokens)) for tokens in candidates[:-1]), 0)
+
+
+def check_count(field: str, value: object, *, least: int) -> None:
+    """Raise InvalidInput unless `value` is None or an integer of at least `least`."""
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise InvalidInput(field, value, f"must be an integer of at least {least}")
+
 
 class BlockwisePrefill(Prefill):
-    """See the module. `overlap=False` waits for each gather where it is launched; the numbers are
-    the same.
-    """
+    """See the module. `overlap=False` waits for a gather where it is launched, nothing else."""
 
     def __init__(self, layout: Layout, comm: Comm, cache: KVCache, *, overlap: bool = True) -> None:
         super().__init__(layout, comm, cache)
         self.overlap = overlap
-        self.blocks = tuple(layout.local_slices(comm.rank))
+        self.blocks = tuple(layout.local_blocks(comm.rank))
         self.num_anchor = len(layout.anchor_rows(comm.rank))
-        self.num_context = self.num_anchor + sum(len(layout.blocks[j]) for j, _ in self.blocks)
-        self._sent_rows = max(sum(self._rows_sent(rank)) for rank in range(layout.world_size))
+        self.query_at = self.num_anchor + sum(len(layout.blocks[j]) for j, _ in self.blocks)
+        self.extra_at = self.query_at + layout.query_len
+        self._sent_rows = max(sum(self._sends(rank)) for rank in range(layout.world_size))
         self._arrived = torch.tensor(self._arrival_order(), dtype=torch.int64, device=cache.device)
 
     def attend(
         self, layer: int, q: Tensor, k: Tensor, v: Tensor, key_scores: Tensor | None = None
     ) -> Tensor:
-        q_query = q[self.num_context :]
-        passed = self._launch(self.comm.all_gather(self._to_send(q_query, k, v, key_scores)))
+        passed = self._launch(self._to_send(q, k, v, key_scores))
         local = [attention(q[rows], k[rows], v[rows], causal=True) for _, rows in self.blocks]
-        answered = self._launch(self.comm.all_gather(self._query_stage(q_query, k, v)))
+        answered = self._launch(self._query_stage(q, k, v))
 
         seen_k, seen_v = self._anchor_and_passing(k, v, passed())
-        outs = [self._anchor_rows(q[: self.num_anchor], seen_k, seen_v)]
+        outs = [self._anchor_stage(q[: self.num_anchor], seen_k, seen_v)]
         for (block, rows), own in zip(self.blocks, local, strict=True):
-            visible = self.layout.anchor_len + self.layout.passed_before(block)
-            before = attention(q[rows], seen_k[:visible], seen_v[:visible], causal=False)
+            first = 0 if self.layout.sees_anchor(block) else self.layout.anchor_len
+            stop = self.layout.anchor_len + self.layout.passed_before(block)
+            before = attention(q[rows], seen_k[first:stop], seen_v[first:stop], causal=False)
             outs.append(merge((own, before))[0].to(q.dtype))
         outs.append(merge_packed(answered())[0].to(q.dtype))
-        self._cache_rows(layer, k, v)
+        self._keep(layer, k, v)
         return torch.cat(outs)
 
-    def _rows_sent(self, rank: int) -> tuple[int, int]:
+    def _launch(self, x: Tensor) -> Pending:
+        pending = self.comm.all_gather(x)
+        if self.overlap:
+            return pending
+        done = pending()
+        return lambda: done
+
+    def _sends(self, rank: int) -> tuple[int, int]:
         """How many anchor rows and how many passed rows `rank` contributes to the gather."""
         anchor = len(self.layout.anchor_rows(rank)) if self.layout.share_anchor else 0
-        return anchor, sum(self.layout.passing[j] for j in self.layout.blocks_of(rank))
+        if not self.layout.passing:
+            return anchor, 0
+        return anchor, sum(self.layout.passing[j] for j in self.layout.own(rank))
 
     def _arrival_order(self) -> list[int]:
-        """Where [anchor | passing of block 0 | passing of block 1 | ...] lie among the gathered
-        rows.
+        """Where [anchor | passing of block 0 | passing of block 1 | ...] lie among what arrives.
 
-        Rank r's contribution starts at r * `_sent_rows` and holds its anchor shard, then its blocks
-        in order.
+        Rank r's contribution starts at r * `_sent_rows`: its anchor shard, then its blocks.
         """
         order: list[int] = []
         starts = [rank * self._sent_rows for rank in range(self.layout.world_size)]
@@ -70,66 +173,80 @@ class BlockwisePrefill(Prefill):
             starts[rank] += count
 
         for rank in range(self.layout.world_size):
-            take(rank, self._rows_sent(rank)[0])
-        for owner, count in zip(self.layout.owners, self.layout.passing, strict=True):
+            take(rank, self._sends(rank)[0])
+        for owner, count in zip(self.layout.owners, self.layout.passing, strict=False):
             take(owner, count)
         return order
 
-    def _to_send(self, q_query: Tensor, k: Tensor, v: Tensor, key_scores: Tensor | None) -> Tensor:
+    def _to_send(self, q: Tensor, k: Tensor, v: Tensor, key_scores: Tensor | None) -> Tensor:
         """This rank's contribution `[_sent_rows, Hkv, 2 D]`, padded to the longest."""
         parts = []
         if self.layout.share_anchor:
             parts.append(torch.cat((k[: self.num_anchor], v[: self.num_anchor]), dim=-1))
         for block, rows in self.blocks:
-            if count := self.layout.passing[block]:
+            count = self.layout.passing[block] if self.layout.passing else 0
+            if count:
+                # Rows that may not be selected lie at the front of their block.
+                skipped = len(self.layout.blocks[block]) - len(self.layout.candidates[block])
+                rows = slice(rows.start + skipped, rows.stop)
                 scores = (
-                    query_scores(q_query, k[rows]) if key_scores is None else key_scores[:, rows]
+                    query_scores(q[self.query_at : self.extra_at], k[rows])
+                    if key_scores is None
+                    else key_scores[:, rows]
                 )
                 parts.append(gather_packed(k[rows], v[rows], select(scores, count)))
-        padding = self._sent_rows - sum(self._rows_sent(self.comm.rank))
+        padding = self._sent_rows - sum(map(len, parts))
         parts.append(k.new_zeros(padding, k.shape[1], 2 * k.shape[2]))
         return torch.cat(parts)
 
-    def _launch(self, pending: Pending) -> Pending:
-        if self.overlap:
-            return pending
-        done = pending()
-        return lambda: done
-
-    def _query_stage(self, q_query: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """The query's rows over every cached key: each rank its shard, in full, since all context
-        precedes them.
-
-        Returns:
-            The packed partial over this rank's shard.
-        """
-        shard_k, shard_v = self._context_shard(k), self._context_shard(v)
-        part = attention(q_query, shard_k, shard_v, causal=False)
-        if self.comm.rank == self.layout.query_owner:
-            own = attention(q_query, k[self.num_context :], v[self.num_context :], causal=True)
-            part = merge((part, own))
-        return pack_partial(part)
-
-    def _context_shard(self, x: Tensor) -> Tensor:
-        """The context rows of `x` that this rank caches."""
-        if self.layout.share_anchor:
-            return x[: self.num_context]
-        shard = self.layout.anchor_shard(self.comm.rank)
-        return torch.cat((x[shard.start : shard.stop], x[self.num_anchor : self.num_context]))
-
     def _anchor_and_passing(self, k: Tensor, v: Tensor, gathered: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of [anchor | passing blocks in order]; a block sees a prefix of it."""
+        """Keys and values of [anchor | passing blocks in order]; a block sees a stretch of it."""
         seen_k, seen_v = gathered.flatten(0, 1)[self._arrived].chunk(2, dim=-1)
         if self.layout.share_anchor:
             return seen_k, seen_v
-        return torch.cat((k[: self.num_anchor], seen_k)), torch.cat((v[: self.num_anchor], seen_v))
+        anchor = self.layout.anchor_len
+        if self.num_anchor < anchor:  # none of this rank's blocks sees it
+            missing = k.new_zeros(anchor, *k.shape[1:])
+            return torch.cat((missing, seen_k)), torch.cat((missing, seen_v))
+        return torch.cat((k[:anchor], seen_k)), torch.cat((v[:anchor], seen_v))
 
-    def _anchor_rows(self, q_anchor: Tensor, seen_k: Tensor, seen_v: Tensor) -> Tensor:
+    def _anchor_stage(self, q_anchor: Tensor, seen_k: Tensor, seen_v: Tensor) -> Tensor:
         """Anchor rows see the anchor causally; a shard's last row is not the anchor's last."""
         stop = self.layout.anchor_rows(self.comm.rank).stop
         return attention(q_anchor, seen_k[:stop], seen_v[:stop], causal=True)[0]
 
-    def _cache_rows(self, layer: int, k: Tensor, v: Tensor) -> None:
+    def _query_stage(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """The query's rows over every cached key, and extra rows over every key before the query.
+
+        Each rank attends its shard in full, since all context precedes the query; the query's own
+        keys are added, causally, on the one rank that keeps them.
+
+        Returns:
+            This rank's packed partial of [query | extra].
+        """
+        shard_k, shard_v = self._context_shard(k), self._context_shard(v)
+        part = attention(q[self.query_at :], shard_k, shard_v, causal=False)
+        if self.comm.rank == self.layout.query_owner:
+            inside = [
+                attention(q[rows], k[rows], v[rows], causal=True)
+                for rows in (slice(self.query_at, self.extra_at), slice(self.extra_at, None))
+            ]
+            outs, lses = zip(*inside, strict=True)
+            part = merge((part, (torch.cat(outs), torch.cat(lses, dim=1))))
+        return pack_partial(part)
+
+    def _context_shard(self, x: Tensor) -> Tensor:
+        """The context rows of `x` that this rank caches."""
+        if not self.layout.anchor_cached:
+            return x[self.num_anchor : self.query_at]
+        if self.layout.share_anchor:
+            return x[: self.query_at]
+        shard = self.layout.anchor_shard(self.comm.rank)
+        return torch.cat((x[shard.start : shard.stop], x[self.num_anchor : self.query_at]))
+
+    def _keep(self, layer: int, k: Tensor, v: Tensor) -> None:
+        """Cache this rank's part; passed keys, a repeated anchor and extra rows are dropped."""
         self.cache.append(layer, self._context_shard(k), self._context_shard(v))
         if self.comm.rank == self.layout.query_owner:
-            self.cache.append(layer, k[self.num_context :], v[self.num_context :])
+            query = slice(self.query_at, self.extra_at)
+            self.cache.append(layer, k[query], v[query])

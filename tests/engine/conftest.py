@@ -95,6 +95,8 @@ def request_(tmp_path_factory: pytest.TempPathFactory) -> Request:
         video_start=3,
         num_visual=num_visual,
         query_len=4,
+        system_len=2,
+        question_len=3,
         method="full",
         options={},
         max_new_tokens=NEW_TOKENS,

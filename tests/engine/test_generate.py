@@ -113,6 +113,8 @@ def test_fewer_units_than_ranks(ranks: Ranks, checkpoint: Path, request_: Reques
         token_ids=(3, *[VIDEO_ID] * 2 * per_unit, 5, 6),
         video_start=1,
         query_len=2,
+        system_len=1,
+        question_len=1,
     )
     [(single, _)] = ranks(1).run(generate, checkpoint, PIXELS, short)
     for tokens, _ in ranks(4).run(generate, checkpoint, PIXELS, short):

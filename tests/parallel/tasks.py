@@ -1,12 +1,11 @@
-"""What the ranks of a test group run. Inputs are made from a seed on every rank, so nothing but
-results travels.
-"""
+"""What the ranks of a test group run. Inputs come from a seed; only results travel."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from truth import Problem
 
 from spava_app.engine.comm import Comm
 from spava_app.engine.kv_cache import KVCache
@@ -18,27 +17,44 @@ LAYERS, NEW_TOKENS = 2, 3
 
 @dataclass(frozen=True)
 class Case:
-    """One prompt and one method."""
+    """One prompt, one method, and random tensors from a seed.
+
+    Attributes:
+        scored: pass random retaining-head scores instead of leaving them to the query.
+    """
 
     method: str
-    num_tokens: int
-    query_len: int
-    options: dict[str, Any] = field(default_factory=dict)
+    problem: Problem
     heads: tuple[int, int, int] = (4, 2, 8)
+    scored: bool = False
     seed: int = 0
 
+    @property
+    def prompt(self) -> PromptShape:
+        problem = self.problem
+        return PromptShape(
+            problem.num_tokens,
+            problem.query_len,
+            system_len=problem.system_len,
+            question_len=problem.question_len,
+            extra_len=problem.extra_len,
+        )
+
     def tensors(self) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Random q, k, v `[n + new tokens, heads, D]` per layer, float64."""
+        """q, k, v of the prompt, extra and new tokens, `[rows, heads, D]` per layer, float64."""
         generator = torch.Generator().manual_seed(self.seed)
         num_heads, num_kv_heads, head_dim = self.heads
-        total = self.num_tokens + NEW_TOKENS
-        return [
-            tuple(
-                torch.randn(total, h, head_dim, generator=generator, dtype=torch.float64)
-                for h in (num_heads, num_kv_heads, num_kv_heads)
-            )
-            for _ in range(LAYERS)
-        ]
+        total = self.problem.num_tokens + self.problem.extra_len + NEW_TOKENS
+
+        def draw(heads: int) -> Tensor:
+            return torch.randn(total, heads, head_dim, generator=generator, dtype=torch.float64)
+
+        return [(draw(num_heads), draw(num_kv_heads), draw(num_kv_heads)) for _ in range(LAYERS)]
+
+    def scores(self) -> Tensor:
+        """Retaining-head scores `[Hkv, n]`."""
+        generator = torch.Generator().manual_seed(self.seed + 1)
+        return torch.randn(self.heads[1], self.problem.num_tokens, generator=generator)
 
 
 @dataclass(frozen=True)
@@ -47,12 +63,16 @@ class RankResult:
 
     Attributes:
         rows: token indices of its rows.
+        num_anchor: how many of them, at the front, are anchor rows ...
+        first_anchor: ... and which row of the anchor is the first.
         outs: their attention, per layer.
         decoded: attention of the new tokens, per layer.
         cached: keys in its cache at the end, per layer.
     """
 
     rows: list[int]
+    num_anchor: int
+    first_anchor: int
     outs: list[Tensor]
     decoded: list[Tensor]
     cached: list[Tensor]
@@ -60,27 +80,42 @@ class RankResult:
 
 def run_case(comm: Comm, case: Case) -> RankResult:
     """Prefill and three decode steps through the method, as a model would call it."""
-    method = make_method(case.method, case.options)
-    layout = method.layout(PromptShape(case.num_tokens, case.query_len), comm.world_size)
+    method = make_method(case.method, case.problem.options)
+    num_heads, num_kv_heads, head_dim = case.heads
+    method.check_heads(num_heads, num_kv_heads, comm.world_size)
+    layout = method.layout(case.prompt, comm.world_size)
     rows = layout.rows(comm.rank)
-    _, num_kv_heads, head_dim = case.heads
     capacity = len(layout.cached(comm.rank)) + NEW_TOKENS
     cache = KVCache(LAYERS, capacity, num_kv_heads, head_dim, dtype=torch.float64)
     prefill = method.prefill(layout, comm, cache)
+    scores = case.scores()[:, rows] if case.scored else None
     inputs = case.tensors()
     outs = [
-        prefill.attend(layer, q[rows], k[rows], v[rows]) for layer, (q, k, v) in enumerate(inputs)
+        prefill.attend(layer, q[rows], k[rows], v[rows], scores)
+        for layer, (q, k, v) in enumerate(inputs)
     ]
     decode = Decode(layout, comm, cache)
     decoded: list[list[Tensor]] = [[] for _ in range(LAYERS)]
     for step in range(NEW_TOKENS):
-        new = slice(case.num_tokens + step, case.num_tokens + step + 1)
+        new = slice(len(inputs[0][0]) - NEW_TOKENS + step, None)
         for layer, (q, k, v) in enumerate(inputs):
-            decoded[layer].append(decode.attend(layer, q[new], k[new], v[new]))
+            decoded[layer].append(decode.attend(layer, q[new][:1], k[new][:1], v[new][:1]))
         decode.next_token()
+    anchor = layout.anchor_rows(comm.rank)
     return RankResult(
         rows=rows,
+        num_anchor=len(anchor),
+        first_anchor=anchor.start,
         outs=outs,
         decoded=[torch.cat(steps) for steps in decoded],
         cached=[cache.view(layer)[0].clone() for layer in range(LAYERS)],
     )
+
+
+def error_of_case(comm: Comm, case: Case) -> Any:
+    """The error that running `case` raises on this rank, as (class name, message)."""
+    try:
+        run_case(comm, case)
+    except ValueError as error:
+        return type(error).__name__, str(error)
+    return None

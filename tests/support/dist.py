@@ -44,6 +44,7 @@ class RankPool:
                 target=_serve, args=(rank, world_size, rendezvous, theirs), daemon=True
             )
             process.start()
+            theirs.close()  # so that a process that dies is heard of at once
             self._pipes.append(ours)
             self._processes.append(process)
 

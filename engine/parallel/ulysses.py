@@ -1,0 +1,64 @@
+"""DeepSpeed-Ulysses (arXiv 2309.14509): from sequence shards to head shards and back.
+
+n = tokens, W = ranks, T = local rows, H = query heads, Hkv = KV heads, D = head dim. A rank attends
+H / W query heads over the whole sequence. With fewer KV heads than ranks a KV head is sent to each
+rank that has query heads of its group.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from spava_app.engine.comm import Comm
+from spava_app.engine.kv_cache import KVCache
+from spava_app.engine.layout import Layout
+from spava_app.engine.parallel.base import Prefill
+from spava_app.engine.parallel.exact import ExactMethod
+from spava_app.errors import InvalidInput
+from spava_app.kernels.attention import attention
+
+
+@dataclass(frozen=True)
+class Ulysses(ExactMethod):
+    """One contiguous block per rank between the layers, a share of the heads inside attention."""
+
+    name = "ulysses"
+
+    def check_heads(self, num_heads: int, num_kv_heads: int, world_size: int) -> None:
+        if num_heads % world_size or (num_kv_heads % world_size and world_size % num_kv_heads):
+            fix = (
+                f"ulysses cannot spread {num_heads} query and {num_kv_heads} KV heads evenly: "
+                "choose ranks that divide both, or another method"
+            )
+            raise InvalidInput("ranks", world_size, fix)
+
+    def prefill(self, layout: Layout, comm: Comm, cache: KVCache) -> Prefill:
+        return UlyssesPrefill(layout, comm, cache)
+
+    def attention_pairs(self, layout: Layout, rank: int) -> int:
+        return layout.num_tokens * (layout.num_tokens + 1) // (2 * layout.world_size)
+
+
+class UlyssesPrefill(Prefill):
+    """Two all-to-all exchanges around one causal call."""
+
+    def attend(
+        self, layer: int, q: Tensor, k: Tensor, v: Tensor, key_scores: Tensor | None = None
+    ) -> Tensor:
+        self.cache.append(layer, k, v)
+        world_size = self.comm.world_size
+        share, kv_share = q.shape[1] // world_size, max(1, k.shape[1] // world_size)
+        lengths = [len(block) for block in self.layout.blocks]
+        mine = [q.shape[0]] * world_size
+        outgoing = []
+        for rank in range(world_size):
+            first = rank * k.shape[1] // world_size
+            heads = slice(first, first + kv_share)
+            own_q = q[:, rank * share : (rank + 1) * share]
+            outgoing.append(torch.cat((own_q, k[:, heads], v[:, heads]), dim=1))
+        whole = self.comm.all_to_all(torch.cat(outgoing), mine, lengths)
+        all_q, all_k, all_v = whole.split((share, kv_share, kv_share), dim=1)
+        out = attention(all_q, all_k, all_v, causal=True)[0]
+        back = self.comm.all_to_all(out, lengths, mine)
+        return torch.cat(back.chunk(world_size), dim=1) if len(q) else torch.zeros_like(q)

@@ -1,0 +1,53 @@
+"""Zigzag ring attention: an early and a late chunk on each rank, so that all work equally.
+
+W = ranks, r = this rank, which owns chunks r and 2W-1-r. After its own chunks, every step costs a
+rank the same: all its rows against one early chunk, or its late rows against both received chunks.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from spava_app.engine.comm import Comm
+from spava_app.engine.kv_cache import KVCache
+from spava_app.engine.layout import Layout, zigzag_owners
+from spava_app.engine.parallel.base import Prefill
+from spava_app.engine.parallel.exact import ExactMethod
+from spava_app.engine.parallel.ring import RingPrefill
+from spava_app.kernels.attention import attention
+from spava_app.kernels.lse import Partial, merge
+
+
+@dataclass(frozen=True)
+class ZigzagRing(ExactMethod):
+    """Two chunks per rank."""
+
+    name = "zigzag_ring"
+
+    def _owners(self, world_size: int) -> tuple[int, ...]:
+        return zigzag_owners(2 * world_size, world_size)
+
+    def prefill(self, layout: Layout, comm: Comm, cache: KVCache) -> Prefill:
+        return ZigzagRingPrefill(layout, comm, cache)
+
+
+class ZigzagRingPrefill(RingPrefill):
+    """The ring's steps with the zigzag's share of work in each."""
+
+    def _attend_from(
+        self, sender: int, q: Tensor, k: Tensor, v: Tensor, merged: Partial
+    ) -> Partial:
+        if sender == self.comm.rank:  # the late chunk's rows come last, so causal is right for both
+            return merge((merged, attention(q, k, v, causal=True)))
+        if sender < self.comm.rank:
+            early = len(self.layout.blocks[sender])
+            return merge((merged, attention(q, k[:early], v[:early], causal=False)))
+        rows = len(self.layout.blocks[self.comm.rank])
+        late = merge(
+            ((merged[0][rows:], merged[1][:, rows:]), attention(q[rows:], k, v, causal=False))
+        )
+        return (
+            torch.cat((merged[0][:rows].to(late[0].dtype), late[0])),
+            torch.cat((merged[1][:, :rows], late[1]), dim=1),
+        )
