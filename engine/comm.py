@@ -6,7 +6,6 @@ or hung raises, it never blocks.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 
 import torch
@@ -15,18 +14,34 @@ from torch import Tensor
 
 Pending = Callable[[], Tensor]
 
+_set_timeout = dist.distributed_c10d._set_pg_timeout
 # Renamed in torch 2.13; the older name warns there and is the only one in 2.11.
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 
 
-@dataclass(frozen=True)
 class Comm:
-    """One rank's view of the group. With one rank nothing is sent and no process group is
-    needed.
+    """One rank's view of the group; one rank alone sends nothing and needs no process group.
+
+    Attributes:
+        rank, world_size: this rank's place.
+        deadline: seconds after which a collective that has not finished raises; may be set before
+            each stage.
     """
 
-    rank: int = 0
-    world_size: int = 1
+    def __init__(self, rank: int = 0, world_size: int = 1, deadline: float = 60.0) -> None:
+        self.rank, self.world_size = rank, world_size
+        self._deadline = deadline
+
+    @property
+    def deadline(self) -> float:
+        return self._deadline
+
+    @deadline.setter
+    def deadline(self, seconds: float) -> None:
+        self._deadline = seconds
+        if self.world_size > 1:
+            # Private, and the only way that serves gloo and NCCL without blocking on each call.
+            _set_timeout(timedelta(seconds=seconds))
 
     @classmethod
     def connect(
@@ -47,7 +62,7 @@ class Comm:
                 world_size=world_size,
                 timeout=timedelta(seconds=deadline),
             )
-        return cls(rank, world_size)
+        return cls(rank, world_size, deadline)
 
     def close(self) -> None:
         """Leave the group."""

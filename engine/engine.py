@@ -176,6 +176,7 @@ class Engine:
         answers: dict[int, Any] = {}
         failure: SpavaError | None = None
         heard = time.monotonic()
+        limit = deadline
         while len(answers) < len(self._workers):
             for rank in self._ready_ranks(set(answers)):
                 heard = time.monotonic()
@@ -185,14 +186,18 @@ class Engine:
                 elif name == "error":
                     answers[rank] = value
                     failure = failure or channel.decode_error(value)
+                elif name == "stage":
+                    limit = min(deadline, value["deadline"] + GRACE_SECONDS)
+                    if rank == 0:
+                        on_message(name, value["name"])
                 elif rank == 0:
                     on_message(name, value)
             silent = time.monotonic() - heard
             if failure is not None and silent > GRACE_SECONDS:
                 self.close()  # the others wait in a collective for the rank that failed
                 raise failure
-            if silent > deadline:
-                raise EngineDown(f"no word from the workers for {deadline:.0f} s")
+            if silent > limit:
+                raise EngineDown(f"no word from the workers for {limit:.0f} s")
         if failure is not None:
             raise failure
         return [answers[rank] for rank in range(len(self._workers))]

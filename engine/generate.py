@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from spava_app.engine.comm import Comm
+from spava_app.engine.deadline import deadline_for, frames_deadline, prefill_flops
 from spava_app.engine.exchange import exchange_rows
 from spava_app.engine.kv_cache import KVCache
 from spava_app.engine.layout import Layout, shard
@@ -64,7 +65,11 @@ class Runner:
         config = self.model.decoder.config
         method.check_heads(config.num_heads, config.num_kv_heads, comm.world_size)
         owned = self._owned_units(request)
+        comm.deadline = self._frames_deadline(request, max(map(len, owned)))
         encoded = self._together(lambda: self._encode(request, owned[comm.rank], timer))
+        parameters = sum(weight.numel() for weight in self.model.decoder.parameters())
+        flops = prefill_flops(config, parameters, method, layout)
+        comm.deadline = deadline_for(flops, self.device.type)
         with timer.stage("exchange"):
             hidden = self._embed(request, layout, owned, encoded)
         spans = request.spans(
@@ -76,6 +81,7 @@ class Runner:
         rows = torch.tensor(layout.positions(comm.rank), dtype=torch.int64)
         with timer.stage("prefill"):
             token = self._step(layout, hidden, positions[:, rows], prefill.attend)
+        comm.deadline = deadline_for(2.0 * parameters, self.device.type)
         decode = Decode(layout, comm, cache)
         position = positions.amax() + 1
         with timer.stage("generate"):
@@ -95,6 +101,13 @@ class Runner:
             shard(request.grid[0], rank, self.comm.world_size)
             for rank in range(self.comm.world_size)
         ]
+
+    def _frames_deadline(self, request: Request, units: int) -> float:
+        """Seconds until every rank has encoded its units, `units` at most."""
+        parameters = sum(weight.numel() for weight in self.model.vision.parameters())
+        _, rows, cols = request.grid
+        frames = units * self.model.vision.config.temporal_patch_size
+        return frames_deadline(frames, 2.0 * parameters * units * rows * cols, self.device.type)
 
     def _together(self, stage: Callable[[], Tensor]) -> Tensor:
         """Run a stage that may fail on one rank alone; if it does, all ranks raise before the next

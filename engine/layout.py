@@ -121,6 +121,11 @@ class Layout:
         anchor = _flat(self.anchor)
         return [*(anchor[i] for i in self.anchor_rows(rank)), *self._after_anchor(rank)]
 
+    def num_rows(self, rank: int) -> int:
+        """How many rows `rank` computes."""
+        blocks = sum(len(self.blocks[j]) for j in self.own(rank))
+        return len(self.anchor_rows(rank)) + blocks + self.query_len + self.extra_len
+
     def positions(self, rank: int) -> list[int]:
         """Where in the prompt those rows stand: their token indices, but for an anchor's rows."""
         return [*self.anchor_rows(rank), *self._after_anchor(rank)]

@@ -76,7 +76,13 @@ def _serve(runner: Runner, request: Request, connection: Connection) -> None:
     """Answer one request. An input that cannot be served ends the request on every rank and nothing
     else.
     """
-    timer = StageTimer(runner.device, lambda stage: channel.send(connection, {"stage": stage}))
+
+    def tell(stage: str) -> None:
+        # The deadline of a stage is set before it begins; the driver waits as long, and no longer.
+        message = {"name": stage, "deadline": runner.comm.deadline}
+        channel.send(connection, {"stage": message})
+
+    timer = StageTimer(runner.device, tell)
     try:
         tokens = []
         for token in runner.run(request, timer):

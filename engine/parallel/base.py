@@ -7,6 +7,7 @@ H = query heads, Hkv = KV heads, D = head dim, T = local rows, W = ranks.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import partial
 from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any, ClassVar, Self
@@ -18,7 +19,7 @@ from spava_app.engine.comm import Comm
 from spava_app.engine.kv_cache import KVCache
 from spava_app.engine.layout import Layout, PromptShape
 from spava_app.errors import InvalidInput
-from spava_app.kernels.attention import attention
+from spava_app.kernels.attention import BACKENDS, attention
 from spava_app.kernels.lse import Partial, merge
 
 
@@ -27,9 +28,19 @@ class Method(ABC):
     """A prefill method: its options as frozen fields, its layout, and one attention step per layer.
 
     A subclass in a file of this folder registers itself under `name`.
+
+    Attributes:
+        backend: attention kernel of the prefill, "auto" for the fastest that serves each call.
     """
 
     name: ClassVar[str]
+
+    backend: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.backend not in {"auto", *BACKENDS}:
+            fix = f"choose auto or one of {', '.join(BACKENDS)}"
+            raise InvalidInput("backend", self.backend, fix)
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> Self:
@@ -72,14 +83,15 @@ class Method(ABC):
         Attention FLOPs are 4 x head dim x query heads x layers x pairs. By default those of exact
         causal attention over the rank's rows.
         """
-        return sum(row + 1 for row in layout.rows(rank))
+        return sum(causal_pairs(layout.blocks[j]) for j in layout.own(rank))
 
 
 class Prefill(ABC):
     """One request's prefill on one rank: computes attention and fills the cache, layer by layer."""
 
-    def __init__(self, layout: Layout, comm: Comm, cache: KVCache) -> None:
+    def __init__(self, method: Method, layout: Layout, comm: Comm, cache: KVCache) -> None:
         self.layout, self.comm, self.cache = layout, comm, cache
+        self._attention = partial(attention, backend=method.backend)
 
     @abstractmethod
     def attend(
@@ -133,6 +145,11 @@ def pack_partial(part: Partial) -> Tensor:
 def merge_packed(gathered: Tensor) -> Partial:
     """Merge the ranks' packed partials `[W, T, H, D + 1]` of the same rows."""
     return merge([(part[..., :-1], part[..., -1].T) for part in gathered])
+
+
+def causal_pairs(rows: range) -> int:
+    """Pairs of consecutive rows that each see themselves and all rows before them."""
+    return (rows.start + 1 + rows.stop) * len(rows) // 2
 
 
 def methods() -> dict[str, type[Method]]:

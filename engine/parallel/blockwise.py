@@ -15,9 +15,8 @@ from torch import Tensor
 from spava_app.engine.comm import Comm, Pending
 from spava_app.engine.kv_cache import KVCache
 from spava_app.engine.layout import Layout, contiguous_owners, zigzag_owners
-from spava_app.engine.parallel.base import Method, Prefill, merge_packed, pack_partial
+from spava_app.engine.parallel.base import Method, Prefill, causal_pairs, merge_packed, pack_partial
 from spava_app.errors import InvalidInput
-from spava_app.kernels.attention import attention
 from spava_app.kernels.lse import merge
 from spava_app.kernels.select import gather_packed, query_scores, select
 
@@ -44,6 +43,7 @@ class BlockwiseMethod(Method):
     overlap: bool = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_count("virtual_hosts", self.virtual_hosts, least=1)
         check_count("anchor_len", self.anchor_len, least=0)
         for field in ("share_anchor", "overlap"):
@@ -58,13 +58,13 @@ class BlockwiseMethod(Method):
         return PLACEMENTS[self.placement](num_blocks, world_size)
 
     def prefill(self, layout: Layout, comm: Comm, cache: KVCache) -> "BlockwisePrefill":
-        return BlockwisePrefill(layout, comm, cache, overlap=self.overlap)
+        return BlockwisePrefill(self, layout, comm, cache)
 
     def attention_pairs(self, layout: Layout, rank: int) -> int:
-        anchor = sum(row + 1 for row in layout.anchor_rows(rank))
+        anchor = causal_pairs(layout.anchor_rows(rank))
         own = [(layout.blocks[j], j) for j in layout.own(rank)]
         blocks = sum(
-            len(block) * (len(block) + 1) // 2
+            causal_pairs(range(len(block)))
             + len(block) * (layout.anchor_len * layout.sees_anchor(j) + layout.passed_before(j))
             for block, j in own
         )
@@ -116,11 +116,11 @@ def check_count(field: str, value: object, *, least: int) -> None:
 
 
 class BlockwisePrefill(Prefill):
-    """See the module. `overlap=False` waits for a gather where it is launched, nothing else."""
+    """See the module."""
 
-    def __init__(self, layout: Layout, comm: Comm, cache: KVCache, *, overlap: bool = True) -> None:
-        super().__init__(layout, comm, cache)
-        self.overlap = overlap
+    def __init__(self, method: BlockwiseMethod, layout: Layout, comm: Comm, cache: KVCache) -> None:
+        super().__init__(method, layout, comm, cache)
+        self.overlap = method.overlap
         self.blocks = tuple(layout.local_blocks(comm.rank))
         self.num_anchor = len(layout.anchor_rows(comm.rank))
         self.query_at = self.num_anchor + sum(len(layout.blocks[j]) for j, _ in self.blocks)
@@ -132,7 +132,7 @@ class BlockwisePrefill(Prefill):
         self, layer: int, q: Tensor, k: Tensor, v: Tensor, key_scores: Tensor | None = None
     ) -> Tensor:
         passed = self._launch(self._to_send(q, k, v, key_scores))
-        local = [attention(q[rows], k[rows], v[rows], causal=True) for _, rows in self.blocks]
+        local = [self._attention(q[rows], k[rows], v[rows], causal=True) for _, rows in self.blocks]
         answered = self._launch(self._query_stage(q, k, v))
 
         seen_k, seen_v = self._anchor_and_passing(k, v, passed())
@@ -140,7 +140,7 @@ class BlockwisePrefill(Prefill):
         for (block, rows), own in zip(self.blocks, local, strict=True):
             first = 0 if self.layout.sees_anchor(block) else self.layout.anchor_len
             stop = self.layout.anchor_len + self.layout.passed_before(block)
-            before = attention(q[rows], seen_k[first:stop], seen_v[first:stop], causal=False)
+            before = self._attention(q[rows], seen_k[first:stop], seen_v[first:stop], causal=False)
             outs.append(merge((own, before))[0].to(q.dtype))
         outs.append(merge_packed(answered())[0].to(q.dtype))
         self._keep(layer, k, v)
@@ -213,7 +213,7 @@ class BlockwisePrefill(Prefill):
     def _anchor_stage(self, q_anchor: Tensor, seen_k: Tensor, seen_v: Tensor) -> Tensor:
         """Anchor rows see the anchor causally; a shard's last row is not the anchor's last."""
         stop = self.layout.anchor_rows(self.comm.rank).stop
-        return attention(q_anchor, seen_k[:stop], seen_v[:stop], causal=True)[0]
+        return self._attention(q_anchor, seen_k[:stop], seen_v[:stop], causal=True)[0]
 
     def _query_stage(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """The query's rows over every cached key, and extra rows over every key before the query.
@@ -225,10 +225,10 @@ class BlockwisePrefill(Prefill):
             This rank's packed partial of [query | extra].
         """
         shard_k, shard_v = self._context_shard(k), self._context_shard(v)
-        part = attention(q[self.query_at :], shard_k, shard_v, causal=False)
+        part = self._attention(q[self.query_at :], shard_k, shard_v, causal=False)
         if self.comm.rank == self.layout.query_owner:
             inside = [
-                attention(q[rows], k[rows], v[rows], causal=True)
+                self._attention(q[rows], k[rows], v[rows], causal=True)
                 for rows in (slice(self.query_at, self.extra_at), slice(self.extra_at, None))
             ]
             outs, lses = zip(*inside, strict=True)

@@ -9,7 +9,6 @@ from spava_app.engine.kv_cache import KVCache
 from spava_app.engine.layout import Layout
 from spava_app.engine.parallel.base import Prefill
 from spava_app.engine.parallel.exact import ExactMethod
-from spava_app.kernels.attention import attention
 
 
 @dataclass(frozen=True)
@@ -22,7 +21,7 @@ class Full(ExactMethod):
         return (0,)
 
     def prefill(self, layout: Layout, comm: Comm, cache: KVCache) -> Prefill:
-        return FullPrefill(layout, comm, cache)
+        return FullPrefill(self, layout, comm, cache)
 
 
 class FullPrefill(Prefill):
@@ -32,4 +31,4 @@ class FullPrefill(Prefill):
         self, layer: int, q: Tensor, k: Tensor, v: Tensor, key_scores: Tensor | None = None
     ) -> Tensor:
         self.cache.append(layer, k, v)
-        return attention(q, k, v, causal=True)[0]
+        return self._attention(q, k, v, causal=True)[0]

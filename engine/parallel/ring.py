@@ -14,7 +14,6 @@ from spava_app.engine.kv_cache import KVCache
 from spava_app.engine.layout import Layout
 from spava_app.engine.parallel.base import Prefill
 from spava_app.engine.parallel.exact import ExactMethod
-from spava_app.kernels.attention import attention
 from spava_app.kernels.lse import Partial, merge
 
 
@@ -25,7 +24,7 @@ class Ring(ExactMethod):
     name = "ring"
 
     def prefill(self, layout: Layout, comm: Comm, cache: KVCache) -> Prefill:
-        return RingPrefill(layout, comm, cache)
+        return RingPrefill(self, layout, comm, cache)
 
 
 class RingPrefill(Prefill):
@@ -37,7 +36,7 @@ class RingPrefill(Prefill):
         self.cache.append(layer, k, v)
         rank, world_size = self.comm.rank, self.comm.world_size
         here = torch.cat((k, v), dim=-1)
-        merged = attention(q, k[:0], v[:0], causal=False)
+        merged = self._attention(q, k[:0], v[:0], causal=False)
         for step in range(world_size):
             sender = (rank - step) % world_size
             before = (sender - 1) % world_size
@@ -57,4 +56,4 @@ class RingPrefill(Prefill):
         """Merge the attention to the keys of rank `sender` into what was attended before."""
         if sender > self.comm.rank:
             return merged
-        return merge((merged, attention(q, k, v, causal=sender == self.comm.rank)))
+        return merge((merged, self._attention(q, k, v, causal=sender == self.comm.rank)))

@@ -16,7 +16,6 @@ from spava_app.engine.layout import Layout
 from spava_app.engine.parallel.base import Prefill
 from spava_app.engine.parallel.exact import ExactMethod
 from spava_app.errors import InvalidInput
-from spava_app.kernels.attention import attention
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class Ulysses(ExactMethod):
             raise InvalidInput("ranks", world_size, fix)
 
     def prefill(self, layout: Layout, comm: Comm, cache: KVCache) -> Prefill:
-        return UlyssesPrefill(layout, comm, cache)
+        return UlyssesPrefill(self, layout, comm, cache)
 
     def attention_pairs(self, layout: Layout, rank: int) -> int:
         return layout.num_tokens * (layout.num_tokens + 1) // (2 * layout.world_size)
@@ -59,6 +58,6 @@ class UlyssesPrefill(Prefill):
             outgoing.append(torch.cat((own_q, k[:, heads], v[:, heads]), dim=1))
         whole = self.comm.all_to_all(torch.cat(outgoing), mine, lengths)
         all_q, all_k, all_v = whole.split((share, kv_share, kv_share), dim=1)
-        out = attention(all_q, all_k, all_v, causal=True)[0]
+        out = self._attention(all_q, all_k, all_v, causal=True)[0]
         back = self.comm.all_to_all(out, lengths, mine)
         return torch.cat(back.chunk(world_size), dim=1) if len(q) else torch.zeros_like(q)

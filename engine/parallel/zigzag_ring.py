@@ -15,7 +15,6 @@ from spava_app.engine.layout import Layout, zigzag_owners
 from spava_app.engine.parallel.base import Prefill
 from spava_app.engine.parallel.exact import ExactMethod
 from spava_app.engine.parallel.ring import RingPrefill
-from spava_app.kernels.attention import attention
 from spava_app.kernels.lse import Partial, merge
 
 
@@ -29,7 +28,7 @@ class ZigzagRing(ExactMethod):
         return zigzag_owners(2 * world_size, world_size)
 
     def prefill(self, layout: Layout, comm: Comm, cache: KVCache) -> Prefill:
-        return ZigzagRingPrefill(layout, comm, cache)
+        return ZigzagRingPrefill(self, layout, comm, cache)
 
 
 class ZigzagRingPrefill(RingPrefill):
@@ -39,13 +38,13 @@ class ZigzagRingPrefill(RingPrefill):
         self, sender: int, q: Tensor, k: Tensor, v: Tensor, merged: Partial
     ) -> Partial:
         if sender == self.comm.rank:  # the late chunk's rows come last, so causal is right for both
-            return merge((merged, attention(q, k, v, causal=True)))
+            return merge((merged, self._attention(q, k, v, causal=True)))
         if sender < self.comm.rank:
             early = len(self.layout.blocks[sender])
-            return merge((merged, attention(q, k[:early], v[:early], causal=False)))
+            return merge((merged, self._attention(q, k[:early], v[:early], causal=False)))
         rows = len(self.layout.blocks[self.comm.rank])
         late = merge(
-            ((merged[0][rows:], merged[1][:, rows:]), attention(q[rows:], k, v, causal=False))
+            ((merged[0][rows:], merged[1][:, rows:]), self._attention(q[rows:], k, v, causal=False))
         )
         return (
             torch.cat((merged[0][:rows].to(late[0].dtype), late[0])),

@@ -70,6 +70,23 @@ def test_killed_worker_fails_the_request_in_seconds_and_the_next_is_served(
     assert engine.run(request_, ignore).tokens == before.tokens
 
 
+def test_a_rank_that_crashes_alone_ends_the_request_on_all_in_seconds(
+    engine: Engine, request_: Request
+) -> None:
+    """Rank 1 meets a token outside the vocabulary; rank 0 waits for it in a collective."""
+    before = engine.run(request_, ignore)
+    bad = replace(request_, token_ids=(*request_.token_ids[:-1], 10**6), method="spava")
+    good = replace(request_, method="spava")
+    began = time.monotonic()
+    for worker, request in zip(engine._workers, (good, bad), strict=True):
+        channel.send(worker.connection, {"request": request.to_json()})
+    with pytest.raises(EngineDown, match="rank 1 ended with code 1 during request: IndexError"):
+        engine._collect("result", "request", ignore, 60)
+    engine.close()
+    assert time.monotonic() - began < 10
+    assert engine.run(request_, ignore).tokens == before.tokens
+
+
 def test_worker_killed_between_requests(engine: Engine, request_: Request) -> None:
     before = engine.run(request_, ignore)
     os.kill(engine._workers[0].process.pid, signal.SIGKILL)

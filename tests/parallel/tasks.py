@@ -10,6 +10,7 @@ from truth import Problem
 from spava_app.engine.comm import Comm
 from spava_app.engine.kv_cache import KVCache
 from spava_app.engine.layout import PromptShape
+from spava_app.engine.models.decoder import Decoder, DecoderConfig
 from spava_app.engine.parallel.base import Decode, make_method
 
 LAYERS, NEW_TOKENS = 2, 3
@@ -119,3 +120,49 @@ def error_of_case(comm: Comm, case: Case) -> Any:
     except ValueError as error:
         return type(error).__name__, str(error)
     return None
+
+
+def tiny_decoder() -> Decoder:
+    """A two-layer decoder in float64 with multimodal rotary and random weights."""
+    config = DecoderConfig(
+        vocab_size=50,
+        hidden_size=32,
+        intermediate_size=48,
+        num_layers=LAYERS,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=8,
+        norm_eps=1e-6,
+        rope_theta=100.0,
+        mrope_section=(1, 2, 1),
+        tie_embeddings=True,
+    )
+    torch.manual_seed(0)
+    decoder = Decoder(config).double().requires_grad_(requires_grad=False)
+    for parameter in decoder.parameters():
+        parameter.add_(torch.randn_like(parameter) * 0.2)
+    return decoder
+
+
+def prompt_inputs(case: Case) -> tuple[Tensor, Tensor]:
+    """Token ids `[n]` and positions `[3, n]` of a prompt whose three axes differ."""
+    generator = torch.Generator().manual_seed(case.seed)
+    n = case.problem.num_tokens
+    ids = torch.randint(0, 50, (n,), generator=generator)
+    steps = torch.randint(0, 3, (3, n), generator=generator)
+    return ids, steps.cumsum(dim=1)
+
+
+def run_model(comm: Comm, case: Case) -> tuple[list[int], int, int, Tensor]:
+    """(rows, number of anchor rows, the first of them, final hidden states) of this rank."""
+    decoder = tiny_decoder()
+    method = make_method(case.method, case.problem.options)
+    layout = method.layout(case.prompt, comm.world_size)
+    rows, positions = layout.rows(comm.rank), layout.positions(comm.rank)
+    cache = KVCache(LAYERS, len(layout.cached(comm.rank)), 2, 8, dtype=torch.float64)
+    ids, at = prompt_inputs(case)
+    hidden = decoder(
+        decoder.embed(ids[rows]), at[:, positions], method.prefill(layout, comm, cache).attend
+    )
+    anchor = layout.anchor_rows(comm.rank)
+    return rows, len(anchor), anchor.start, hidden

@@ -1,0 +1,154 @@
+"""Layouts by enumeration and by property: who owns what, who sees what, and what it costs."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spava_app.engine.layout import (
+    Layout,
+    PromptShape,
+    contiguous_owners,
+    cut,
+    shard,
+    zigzag_owners,
+)
+from spava_app.engine.parallel.base import make_method, methods
+from spava_app.errors import InvalidInput
+
+METHODS = tuple(methods())
+
+
+def layout_of(method: str, prompt: PromptShape, world_size: int, **options: object) -> Layout:
+    return make_method(method, options).layout(prompt, world_size)
+
+
+@given(
+    method=st.sampled_from(METHODS),
+    context=st.integers(0, 600),
+    query=st.integers(1, 40),
+    world_size=st.integers(1, 16),
+)
+def test_every_token_is_computed_and_cached_once(
+    method: str, context: int, query: int, world_size: int
+) -> None:
+    n = context + query
+    if world_size > n:
+        with pytest.raises(InvalidInput, match="ranks"):
+            layout_of(method, PromptShape(n, query), world_size)
+        return
+    layout = layout_of(method, PromptShape(n, query), world_size)
+    ranks = range(world_size)
+    cached = sorted(token for rank in ranks for token in layout.cached(rank))
+    assert cached == list(range(n))
+    assert sorted({token for rank in ranks for token in layout.rows(rank)}) == list(range(n))
+    for rank in ranks:
+        assert len(layout.rows(rank)) == len(layout.positions(rank)) == layout.num_rows(rank)
+    assert layout.rows(layout.query_owner)[-1] == n - 1
+    assert len(layout.owners) == len(layout.blocks)
+    for before, after in zip(layout.blocks[:-1], layout.blocks[1:], strict=True):
+        assert before.stop == after.start
+
+
+@given(
+    method=st.sampled_from(["apb", "spava"]),
+    context=st.integers(0, 600),
+    blocks=st.integers(1, 20),
+    length=st.integers(0, 50),
+)
+def test_a_block_passes_what_it_has_and_the_last_nothing(
+    method: str, context: int, blocks: int, length: int
+) -> None:
+    layout = layout_of(
+        method, PromptShape(context + 3, 3), 1, virtual_hosts=blocks, passing_len=length
+    )
+    assert layout.passing[-1] == 0
+    for passing, candidates in zip(layout.passing[:-1], layout.candidates, strict=False):
+        assert passing == min(length, len(candidates))
+    for block in range(blocks):
+        assert layout.passed_before(block) == sum(layout.passing[:block])
+
+
+@pytest.mark.parametrize("blocks_per_rank", [2, 4])
+@pytest.mark.parametrize("world_size", [2, 4, 8, 16])
+def test_zigzag_balances_passing_and_attention(world_size: int, blocks_per_rank: int) -> None:
+    method = make_method("spava", {"virtual_hosts": blocks_per_rank * world_size})
+    layout = method.layout(PromptShape(2**19 + 100, 100), world_size)
+    ranks = range(world_size)
+    received = [sum(layout.passed_before(j) for j in layout.own(rank)) for rank in ranks]
+    pairs = [method.attention_pairs(layout, rank) for rank in ranks]
+    assert max(received) <= 1.05 * min(received)
+    assert max(pairs) <= 1.05 * min(pairs)
+
+
+# Query-key pairs per head on the busiest rank in n^2, default ratios; last digit as printed.
+COSTS = {
+    4: {"full": 0.5, "zigzag_ring": 0.125, "star": 0.125, "apb": 0.047, "spava": 0.0258},
+    8: {"full": 0.5, "zigzag_ring": 0.0625, "star": 0.0313, "apb": 0.0236, "spava": 0.0130},
+}
+
+
+@pytest.mark.parametrize("world_size", COSTS)
+@pytest.mark.parametrize("method", ["full", "zigzag_ring", "star", "apb", "spava"])
+def test_the_cost_table(world_size: int, method: str) -> None:
+    n = 2**20
+    share = {"anchor_len": n // 64, "passing_len": n // 64} if method == "apb" else {}
+    made = make_method(method, {**share, **({"share_anchor": False} if method == "spava" else {})})
+    # A question of one token, so that only the context counts.
+    layout = made.layout(PromptShape(n, 1, question_len=0), world_size)
+    busiest = max(made.attention_pairs(layout, rank) for rank in range(world_size)) / n**2
+    assert busiest == pytest.approx(COSTS[world_size][method], rel=0.015)
+
+
+def test_apb_anchor_embeds_the_question_behind_the_system_prompt() -> None:
+    prompt = PromptShape(100, 10, system_len=5, question_len=7)
+    layout = layout_of("apb", prompt, 3, anchor_len=20)
+    assert layout.anchor == (range(5), range(90, 97), range(5, 13))
+    assert layout.rows(1)[:14] == [*range(5), *range(90, 97), 5, 6]
+    assert layout.positions(1)[:21] == [*range(20), 30]
+    assert layout.anchor_rows(0) == range(0)
+    assert layout.candidates[0] == range(13, 30)
+
+
+def test_apb_follows_the_paper_for_text_and_the_baseline_for_video() -> None:
+    text = layout_of("apb", PromptShape(131_072 + 64, 64), 8)
+    assert (text.anchor_len, text.passing[0]) == (4096, 2048)
+    video = layout_of("apb", PromptShape(131_072 + 64, 64, has_video=True), 8)
+    assert (video.anchor_len, video.passing[0]) == (2049, 2049)
+    longest = layout_of("apb", PromptShape(2**20 + 64, 64), 8)
+    assert (longest.anchor_len, longest.passing[0]) == (8192, 8192)
+
+
+def test_spava_follows_the_papers_defaults() -> None:
+    layout = layout_of("spava", PromptShape(131_072 + 64, 64), 4)
+    assert (layout.anchor_len, layout.passing[0], len(layout.blocks)) == (2048, 1024, 8)
+    assert layout.owners == (0, 1, 2, 3, 3, 2, 1, 0)
+
+
+def test_owners() -> None:
+    assert zigzag_owners(6, 2) == (0, 1, 1, 0, 0, 1)
+    assert contiguous_owners(6, 2) == (0, 0, 0, 1, 1, 1)
+    assert contiguous_owners(3, 4) == (0, 1, 2)
+
+
+@given(length=st.integers(0, 200), parts=st.integers(1, 20))
+def test_cut_and_shard_cover_without_overlap(length: int, parts: int) -> None:
+    for pieces in (cut(0, length, parts), [shard(length, i, parts) for i in range(parts)]):
+        assert [i for piece in pieces for i in piece] == list(range(length))
+    sizes = [len(shard(length, i, parts)) for i in range(parts)]
+    assert max(sizes) - min(sizes) <= 1
+    assert sizes[-1] == max(sizes)
+
+
+@pytest.mark.parametrize(
+    ("values", "field"),
+    [
+        ({"num_tokens": 4, "query_len": 5}, "query_len"),
+        ({"num_tokens": 4, "query_len": 0}, "query_len"),
+        ({"num_tokens": 4, "query_len": 2, "system_len": 3}, "system_len"),
+        ({"num_tokens": 4, "query_len": 2, "question_len": 3}, "question_len"),
+        ({"num_tokens": 4, "query_len": 2, "extra_len": -1}, "extra_len"),
+    ],
+)
+def test_prompt_shapes_that_cannot_be(values: dict[str, int], field: str) -> None:
+    with pytest.raises(InvalidInput, match=field):
+        PromptShape(**values)
