@@ -4,6 +4,7 @@
 set -euo pipefail
 
 readonly TORCH_TESTED=2.13.0
+readonly TORCH_CPU_INDEX=https://download.pytorch.org/whl/cpu
 readonly TORCH_OLDEST=2.11 # the lower bound in pyproject.toml
 readonly PYTHON_OLDEST=3.11
 
@@ -20,8 +21,7 @@ usage: ./launch.sh COMMAND [ARGUMENTS]
 The active virtual environment is used; without one, .venv is made here. Settings, as environment variables:
 
   PYTHON=python3.12      the interpreter that makes .venv (3.11 or newer)
-  SPAVA_TORCH_INDEX=URL  where to take torch from, when none is installed; for example
-                         https://download.pytorch.org/whl/cpu, the small build for machines without a GPU
+  SPAVA_TORCH_INDEX=URL  where to take torch from, when none is installed (without a GPU: the small CPU build)
   SPAVA_SKIP_INSTALL=1   install nothing, use the environment as it is
 TEXT
 }
@@ -105,8 +105,8 @@ install_torch() {
     if [[ -n ${SPAVA_TORCH_INDEX:-} ]]; then
         where=(--index-url "$SPAVA_TORCH_INDEX")
     elif [[ $(uname -s) == Linux ]] && ! has_gpu; then
-        say "no GPU here: PyPI's torch for Linux may bring gigabytes of CUDA that will not be used;"
-        say "SPAVA_TORCH_INDEX=https://download.pytorch.org/whl/cpu ./launch.sh ... takes the small build"
+        # PyPI's build for Linux brings gigabytes of CUDA; the CPU build, where it can be had, wins by its version.
+        where=(--retries 1 --extra-index-url "$TORCH_CPU_INDEX")
     fi
     step "installing torch $TORCH_TESTED" \
         "$python" -m pip install ${where[@]+"${where[@]}"} "torch==$TORCH_TESTED"

@@ -1,8 +1,9 @@
 """How ranks talk: the only file that issues collectives.
 
 W = ranks. Asynchronous calls return a function that waits and gives the result, so that a method
-can compute between launch and wait. Every wait is bounded by the group's deadline; a peer that died
-or hung raises, it never blocks.
+can compute between launch and wait. A collective that a dead or hung peer keeps from finishing ends
+at the group's deadline: over gloo the wait raises, over NCCL (where a wait only orders streams) its
+watchdog ends the process, which the driver notices.
 """
 
 from collections.abc import Callable, Sequence
@@ -107,7 +108,8 @@ class Comm:
             dist.P2POp(dist.isend, x.contiguous(), ahead),
             dist.P2POp(dist.irecv, out, behind),
         ]
-        works = dist.batch_isend_irecv([op for op in transfers if op.tensor.numel()])
+        transfers = [op for op in transfers if op.tensor.numel()]
+        works = dist.batch_isend_irecv(transfers) if transfers else []
 
         def wait() -> Tensor:
             for work in works:

@@ -42,6 +42,15 @@ class Result:
     seconds: dict[str, float]
 
 
+def _end(process: subprocess.Popen[bytes]) -> int:
+    """The exit code of a worker whose channel is closed; killed if it takes too long to end."""
+    try:
+        return process.wait(timeout=GRACE_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
+
+
 @dataclass
 class _Worker:
     process: subprocess.Popen[bytes]
@@ -87,7 +96,9 @@ class Engine:
         self._folder = tempfile.TemporaryDirectory(prefix="spava-")
         try:
             self._workers = [self._spawn(rank) for rank in range(self._world_size)]
-            self._collect("ready", "start", lambda name, value: None, START_SECONDS)
+            _, failure = self._collect("ready", "start", lambda name, value: None, START_SECONDS)
+            if failure is not None:
+                raise failure
         except BaseException:
             self.close()
             raise
@@ -104,15 +115,15 @@ class Engine:
         """
         self.start()
         try:
-            for worker in self._workers:
-                channel.send(worker.connection, {"request": request.to_json()})
-            answers = self._collect("result", "request", on_message, self._deadline)
-        except (EngineDown, KeyboardInterrupt):
+            self._send(request)
+            answers, failure = self._collect("result", "request", on_message, self._deadline)
+        except BaseException:
+            # Not all workers have ended the request (or the callback raised): what they still send
+            # must never be read as the answer to the next one.
             self.close()
             raise
-        except BrokenPipeError as error:
-            self.close()
-            raise EngineDown("a worker is gone: ask again to start a new group") from error
+        if failure is not None:
+            raise failure
         seconds: dict[str, float] = {}
         for answer in answers:
             for stage, spent in answer["seconds"].items():
@@ -121,18 +132,22 @@ class Engine:
 
     def close(self) -> None:
         """Stop the workers; safe to call twice."""
-        for worker in self._workers:
+        # Forgotten first: an interrupt in the middle must not leave half a group behind.
+        workers, self._workers = self._workers, []
+        folder, self._folder = self._folder, None
+        for worker in workers:
             worker.connection.close()
-        for worker in self._workers:
-            try:
-                worker.process.wait(timeout=5)
-            except subprocess.TimeoutExpired:
-                worker.process.kill()
-                worker.process.wait()
-        self._workers = []
-        if self._folder is not None:
-            self._folder.cleanup()
-            self._folder = None
+        for worker in workers:
+            _end(worker.process)
+        if folder is not None:
+            folder.cleanup()
+
+    def _send(self, request: Request) -> None:
+        try:
+            for worker in self._workers:
+                channel.send(worker.connection, {"request": request.to_json()})
+        except OSError as error:
+            raise EngineDown("a worker is gone: ask again to start a new group") from error
 
     def _spawn(self, rank: int) -> _Worker:
         # A plain subprocess and not multiprocessing: spawn would import the caller's main module
@@ -168,10 +183,14 @@ class Engine:
         theirs.close()
         return _Worker(process, Connection(ours.detach()), log)
 
-    def _collect(self, final: str, what: str, on_message: OnMessage, deadline: float) -> list[Any]:
+    def _collect(
+        self, final: str, what: str, on_message: OnMessage, deadline: float
+    ) -> tuple[list[Any], SpavaError | None]:
         """One message `final` from every worker; others of rank 0 go to `on_message`.
 
-        A typed error is raised once every worker has ended the request.
+        Returns:
+            The messages' values by rank, and the typed error of the first rank that reported one,
+            once every worker has ended the request.
         """
         answers: dict[int, Any] = {}
         failure: SpavaError | None = None
@@ -194,13 +213,10 @@ class Engine:
                     on_message(name, value)
             silent = time.monotonic() - heard
             if failure is not None and silent > GRACE_SECONDS:
-                self.close()  # the others wait in a collective for the rank that failed
-                raise failure
+                raise failure  # the others wait in a collective for the rank that failed
             if silent > limit:
                 raise EngineDown(f"no word from the workers for {limit:.0f} s")
-        if failure is not None:
-            raise failure
-        return [answers[rank] for rank in range(len(self._workers))]
+        return [answers[rank] for rank in range(len(self._workers))], failure
 
     def _ready_ranks(self, done: set[int]) -> list[int]:
         """Ranks not `done` that have sent something, or that are gone; waits a second at most."""
@@ -215,7 +231,7 @@ class Engine:
         try:
             return channel.receive(worker.connection)
         except (EOFError, OSError) as error:
-            code = worker.process.wait(timeout=5)
+            code = _end(worker.process)
             lines = worker.log.read_text(errors="replace").strip().splitlines()
             last = f": {lines[-1]}" if lines else ""
             raise EngineDown(f"rank {rank} ended with code {code} during {what}{last}") from error

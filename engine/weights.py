@@ -89,6 +89,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         config = json.loads(path.read_text("utf-8"))
     except ValueError as error:
         raise CheckpointError("model", str(path), "config.json is not valid JSON") from error
+    if not isinstance(config, dict):
+        raise CheckpointError("model", str(path), "config.json is not a JSON object")
     architectures = config.get("architectures") or []
     if not set(architectures) & set(ARCHITECTURES):
         known = ", ".join(sorted(ARCHITECTURES))

@@ -4,22 +4,57 @@ Tq, Tk = query and key rows, H = query heads, Hkv = KV heads, D = head dim. lse 
 of the sum of exp of the scores scaled by D^-0.5, [H, Tq], float32 (float64 for float64 inputs).
 """
 
-from types import ModuleType
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from spava_app.errors import InvalidInput
-from spava_app.kernels import backend_sdpa, reference
+from spava_app.kernels import backend_cudnn, backend_sdpa, reference
+from spava_app.kernels.backend import Backend, loadable
+from spava_app.kernels.backend_flash_attn import FLASH_ATTN_2, FLASH_ATTN_3, FLASH_ATTN_4
 from spava_app.kernels.lse import Partial, merge
 
-# Fastest first: `auto` takes the first that supports the call.
-BACKENDS: dict[str, ModuleType] = {module.NAME: module for module in (backend_sdpa, reference)}
+# Fastest first on many rows (docs/performance.md): `auto` takes the first that supports the call.
+BACKENDS: dict[str, Backend] = {
+    backend.name: backend
+    for backend in (
+        FLASH_ATTN_4,
+        backend_cudnn.BACKEND,
+        FLASH_ATTN_3,
+        FLASH_ATTN_2,
+        backend_sdpa.BACKEND,
+        reference.BACKEND,
+    )
+}
 
 
-def choose_backend(q: Tensor) -> str:
-    """The name of the backend that `auto` takes for tensors like `q`."""
-    return next(name for name, module in BACKENDS.items() if module.unsupported(q) is None)
+class Choice(NamedTuple):
+    """What `auto` takes for a call.
+
+    Attributes:
+        name: the backend.
+        composed: its causal mask is for square calls only, so this call is made of two.
+        passed_over: why not a faster one, by name.
+    """
+
+    name: str
+    composed: bool
+    passed_over: dict[str, str]
+
+
+def choose_backend(q: Tensor, k: Tensor, *, causal: bool) -> Choice:
+    """What `auto` takes for this call; shapes as in `attention`."""
+    passed_over: dict[str, str] = {}
+    for name, backend in BACKENDS.items():
+        reason = backend.unsupported(q)
+        if reason is None and q.shape[0] < backend.least_rows:
+            reason = f"others are faster below {backend.least_rows} query rows"
+        if reason is None:
+            composed = causal and q.shape[0] < k.shape[0] and not backend.bottom_right
+            return Choice(name, composed, passed_over)
+        passed_over[name] = reason
+    raise InvalidInput("backend", "auto", f"none supports this call: {passed_over}")
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, backend: str = "auto") -> Partial:
@@ -37,43 +72,44 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, backend: str = "
         -inf.
 
     Raises:
-        InvalidInput: shapes or dtypes that do not fit together, an unknown backend, or one that
-            cannot serve these tensors.
+        InvalidInput: shapes, dtypes or devices that do not fit together, an unknown backend, or one
+            that cannot serve these tensors.
     """
     _check(q, k, v)
     if backend == "auto":
-        backend = choose_backend(q)
-    if backend not in BACKENDS:
+        backend = choose_backend(q, k, causal=causal).name
+    elif backend not in BACKENDS:
         raise InvalidInput("backend", backend, f"choose auto or one of {', '.join(BACKENDS)}")
-    module = BACKENDS[backend]
-    if reason := module.unsupported(q):
+    elif reason := BACKENDS[backend].unsupported(q):
         raise InvalidInput("backend", backend, reason)
-    if not causal:
-        return _full(module, q, k, v)
-    return _bottom_right(module, q, k, v)
+    compute = _bottom_right if causal else _full
+    return compute(BACKENDS[backend], loadable(q), loadable(k), loadable(v))
 
 
-def _full(module: ModuleType, q: Tensor, k: Tensor, v: Tensor) -> Partial:
+def _full(backend: Backend, q: Tensor, k: Tensor, v: Tensor) -> Partial:
     if q.shape[0] == 0 or k.shape[0] == 0:
         lse_dtype = torch.promote_types(q.dtype, torch.float32)
         nothing = torch.full((q.shape[1], q.shape[0]), -torch.inf, dtype=lse_dtype, device=q.device)
         return torch.zeros_like(q), nothing
-    return module.attention(q, k, v, causal=False)
+    return backend.attend(q, k, v, False)
 
 
-def _bottom_right(module: ModuleType, q: Tensor, k: Tensor, v: Tensor) -> Partial:
-    """Bottom-right causal from square causal and full calls, which every backend has."""
+def _bottom_right(backend: Backend, q: Tensor, k: Tensor, v: Tensor) -> Partial:
+    """Bottom-right causal, of a square causal and a full call where the backend needs that.
+
+    Rows that see nothing are never handed to a backend: what kernels return for them differs.
+    """
     prefix = k.shape[0] - q.shape[0]
-    if prefix == 0 and q.shape[0]:
-        return module.attention(q, k, v, causal=True)
     if prefix < 0:
-        blind = _full(module, q[:-prefix], k[:0], v[:0])
-        seeing = _bottom_right(module, q[-prefix:], k, v)
+        blind = _full(backend, q[:-prefix], k[:0], v[:0])
+        seeing = _bottom_right(backend, q[-prefix:], k, v)
         return torch.cat((blind[0], seeing[0])), torch.cat((blind[1], seeing[1]), dim=1)
-    before = _full(module, q, k[:prefix], v[:prefix])
     if q.shape[0] == 0:
-        return before
-    square = module.attention(q, k[prefix:], v[prefix:], causal=True)
+        return _full(backend, q, k, v)
+    if prefix == 0 or backend.bottom_right:
+        return backend.attend(q, k, v, True)
+    before = backend.attend(q, k[:prefix], v[:prefix], False)
+    square = backend.attend(q, k[prefix:], v[prefix:], True)
     out, lse = merge((before, square))
     return out.to(q.dtype), lse
 
@@ -87,3 +123,6 @@ def _check(q: Tensor, k: Tensor, v: Tensor) -> None:
     if not q.dtype == k.dtype == v.dtype or not q.is_floating_point():
         dtypes = f"q {q.dtype}, k {k.dtype}, v {v.dtype}"
         raise InvalidInput("q, k, v", dtypes, "need one floating-point dtype")
+    if not q.device == k.device == v.device:
+        devices = f"q {q.device}, k {k.device}, v {v.device}"
+        raise InvalidInput("q, k, v", devices, "need one device")

@@ -1,27 +1,30 @@
-"""The flash attention built into torch, CPU form: grouped-query heads without expansion, a true
-lse.
+"""The flash attention inside torch: on CPU its own, on NVIDIA GPUs FlashAttention-2.
+
+Called below `scaled_dot_product_attention`, which returns no lse. Both take grouped-query heads
+without expanding them and align a causal mask to the top left; the CPU form also gives lse 0
+instead of -inf to a row that sees nothing, which is why no such row is ever handed to a backend.
 """
 
 import torch
 from torch import Tensor
 
+from spava_app.kernels.backend import Backend, nvidia_limits
 from spava_app.kernels.lse import Partial
 
-NAME = "sdpa"
 _flash_cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_flash_cuda = torch.ops.aten._scaled_dot_product_flash_attention
 
 
-def unsupported(q: Tensor) -> str | None:
-    """Why this backend cannot serve tensors like `q`, or None."""
-    return None if q.device.type == "cpu" else f"runs on cpu, not on {q.device.type}"
+def _unsupported(q: Tensor) -> str | None:
+    if q.device.type == "cpu":
+        return None
+    return nvidia_limits(q, majors=range(8, 13), max_head_dim=256)
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool) -> Partial:
-    """See `spava_app.kernels.attention.attention`; `causal` only for as many queries as keys.
-
-    (The kernel aligns its mask to the top left, and gives lse 0 instead of -inf to a row that sees
-    nothing.)
-    """
-    heads_first = (x.transpose(0, 1)[None] for x in (q, k, v))
-    out, lse = _flash_cpu(*heads_first, 0.0, causal)
+def _attend(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Partial:
+    flash = _flash_cpu if q.device.type == "cpu" else _flash_cuda
+    out, lse, *_ = flash(*(x.transpose(0, 1)[None] for x in (q, k, v)), 0.0, causal)
     return out[0].transpose(0, 1), lse[0]
+
+
+BACKEND = Backend("sdpa", _unsupported, _attend)

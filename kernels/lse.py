@@ -24,13 +24,14 @@ def merge(parts: Sequence[Partial]) -> Partial:
     lse = torch.stack(lses)
     peak = lse.amax(dim=0)
     # Raw lse reaches hundreds on real models: without the peak taken out, exp overflows float32.
-    weights = (lse - peak.masked_fill(peak == -torch.inf, 0)).exp()
+    weights = (lse - peak.masked_fill(peak == -torch.inf, 0)).exp_()
     total = weights.sum(dim=0)
-    out = torch.zeros_like(outs[0], dtype=lse.dtype)
+    weights /= total.masked_fill(total == 0, 1)
+    merged: Tensor | None = None
     for part, weight in zip(outs, weights, strict=True):
         weight = weight.T[..., None]
-        # `where`, because a partial of weight 0 may hold NaN, and 0 * NaN is NaN.
-        out += torch.where(weight > 0, part * weight, 0)
-    seen = total > 0
-    out /= torch.where(seen, total, 1).T[..., None]
-    return out, torch.where(seen, peak + total.log(), -torch.inf)
+        # Filled, because a partial of weight 0 may hold NaN, and 0 * NaN is NaN.
+        part = part.masked_fill(weight == 0, 0)
+        merged = part * weight if merged is None else merged.addcmul_(part, weight)
+    assert merged is not None  # stack has refused an empty sequence
+    return merged, peak + total.log()

@@ -31,14 +31,34 @@ def query_scores(q_query: Tensor, k: Tensor) -> Tensor:
 
 
 def select(scores: Tensor, count: int) -> Tensor:
-    """Indices `[Hkv, count]` of the `count` best rows of one block per KV head, best first.
+    """Indices `[Hkv, min(count, T)]` of the best rows of one block per KV head, best first.
 
     Scores `[Hkv, T]` are max-pooled over `POOL_WINDOW` neighbours inside the block first. Pooling
-    makes equal scores the rule, so ties go to the lowest index: every backend and world size then
-    selects the same rows.
+    makes equal scores the rule, so ties go to the lowest index: every device, backend and world
+    size then selects the same rows. NaN counts as the highest score, as `torch.sort` has it: it
+    reaches the result, where it is seen, instead of being left out unnoticed.
     """
+    if scores.shape[1] == 0:
+        return scores.new_empty(scores.shape, dtype=torch.int64)
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
     pooled = F.max_pool1d(scores[None], POOL_WINDOW, stride=1, padding=POOL_WINDOW // 2)[0]
-    return pooled.sort(dim=-1, descending=True, stable=True).indices[:, :count]
+    if pooled.dtype == torch.float64:  # its 64 bits leave no room for the index
+        return pooled.sort(dim=-1, descending=True, stable=True).indices[:, :count]
+    return _unique_keys(pooled).topk(min(count, pooled.shape[1]), dim=-1).indices
+
+
+def _unique_keys(scores: Tensor) -> Tensor:
+    """Integers that rank float32 scores [..., T], equal ones by index: no ties are left to break.
+
+    The high 32 bits order as the scores do: read as an integer, a float's bits ascend with it if it
+    is positive and descend if it is negative. The low 32 bits descend with the index.
+    """
+    bits = (scores + 0.0).view(torch.int32)  # + 0.0 makes one zero of the two
+    bits = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+    bits = bits.masked_fill(scores.isnan(), 0x7FFFFFFF)
+    last = 2**32 - 1
+    indices = torch.arange(last, last - scores.shape[-1], -1, device=scores.device)
+    return (bits.to(torch.int64) << 32) | indices
 
 
 def gather_packed(k: Tensor, v: Tensor, indices: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """`VideoQA`: ask questions about videos from Python."""
 
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from spava_app.engine.video.preprocess import grid_for, smart_resize
 from spava_app.engine.video.probe import probe
 from spava_app.engine.video.sample import sample_times
 from spava_app.engine.weights import read_config
-from spava_app.errors import InvalidInput
+from spava_app.errors import InvalidInput, check_count
 from spava_app.prompt import PromptBuilder
 
 EMBEDDED = Path(__file__).parent / "assets" / "spava-tiny-vl"
@@ -73,15 +74,19 @@ class VideoQA:
         device: str = "auto",
         method_options: Mapping[str, object] | None = None,
     ) -> None:
-        if not isinstance(ranks, int) or ranks < 1:
-            raise InvalidInput("ranks", ranks, "must be an integer of at least 1")
+        check_count("ranks", ranks, least=1)
+        if not isinstance(model, str | Path):
+            raise InvalidInput("model", model, "give embedded or the path of a model folder")
         self._ranks = ranks
         self._options = dict(method_options or {})
         self._method = make_method(method, self._options)
         self._device = _resolve_device(device, ranks)
-        folder = EMBEDDED if model == "embedded" else Path(model)
+        # Absolute, like the video's path: workers keep the folder they were started in.
+        folder = EMBEDDED if model == "embedded" else Path(model).absolute()
         config = read_config(folder)
         self._prompts = PromptBuilder(folder, config)
+        text = config.get("text_config") or config
+        self._max_tokens = text.get("max_position_embeddings", sys.maxsize)
         self._pixels = PixelConfig.from_folder(folder)
         dtype = "bfloat16" if self._device == "cuda" else "float32"
         self._engine = Engine(folder, world_size=ranks, device=self._device, dtype=dtype)
@@ -125,8 +130,7 @@ class VideoQA:
             VideoError: the file cannot be read.
             EngineDown: a worker died; the next question starts new ones.
         """
-        if not isinstance(max_new_tokens, int) or max_new_tokens < 1:
-            raise InvalidInput("max_new_tokens", max_new_tokens, "must be an integer of at least 1")
+        check_count("max_new_tokens", max_new_tokens, least=1)
         began = time.perf_counter()
 
         def tell(stage: str) -> None:
@@ -159,7 +163,7 @@ class VideoQA:
     ) -> tuple[Request, Plan]:
         """Decide everything about a request before any worker sees it."""
         self._prompts.build(question, 1)  # a bad question is told before the file is read
-        info = probe(video)
+        info = probe(Path(video).absolute())
         if num_frames is None and fps is None:
             sample = sample_times(info, fps=DEFAULT_FPS, max_frames=MAX_FRAMES)
         else:
@@ -168,6 +172,13 @@ class VideoQA:
         grid = grid_for(len(sample), info.height, info.width, self._pixels)
         num_visual = grid[0] * grid[1] * grid[2] // self._pixels.merge_size**2
         prompt = self._prompts.build(question, num_visual)
+        total = len(prompt.token_ids) + max_new_tokens
+        if total > self._max_tokens:
+            fix = (
+                f"with {len(sample)} frames and the answer this is {total} tokens, the model "
+                f"takes {self._max_tokens}: look at fewer frames or ask a shorter question"
+            )
+            raise InvalidInput("question", _shortened(question), fix)
         request = Request(
             video=str(info.path),
             frames=sample.frames,
@@ -206,6 +217,10 @@ class VideoQA:
             options=self._options,
         )
         return request, plan
+
+
+def _shortened(text: str, limit: int = 60) -> str:
+    return text if len(text) <= limit else f"{text[:limit]}..."
 
 
 def _resolve_device(device: str, ranks: int) -> str:

@@ -4,6 +4,8 @@ What a user gave wrong is an `InvalidInput` (a `ValueError`, exit code 2) that n
 value and the fix. What went wrong inside is another `SpavaError` (exit code 1).
 """
 
+import sys
+
 
 class SpavaError(Exception):
     """Base of all errors raised on purpose by this package."""
@@ -46,3 +48,13 @@ class EngineError(SpavaError):
 
 class EngineDown(EngineError):
     """A worker died, hung past its deadline, or the engine was closed."""
+
+
+def check_count(field: str, value: object, *, least: int, most: int = sys.maxsize) -> None:
+    """Raise InvalidInput unless `value` is None or an integer from `least` to `most`."""
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise InvalidInput(field, value, f"must be an integer of at least {least}")
+    if value > most:
+        raise InvalidInput(field, value, f"must be at most {most}")

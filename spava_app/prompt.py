@@ -45,7 +45,10 @@ class PromptBuilder:
             raise CheckpointError("model", str(folder), "has no tokenizer that loads") from error
         if not self._tokenizer.chat_template:
             raise CheckpointError("model", str(folder), "its tokenizer has no chat template")
+        if "video_token_id" not in config:
+            raise CheckpointError("model", str(folder), "config.json lacks video_token_id")
         self._video_id = config["video_token_id"]
+        self._folder = folder
         self.stop_ids = _stop_ids(folder, self._tokenizer.eos_token_id)
 
     def build(self, question: str, num_visual: int) -> Prompt:
@@ -54,8 +57,12 @@ class PromptBuilder:
         Raises:
             InvalidInput: an empty question, or one with the model's special tokens in it.
         """
-        if not question.strip():
-            raise InvalidInput("question", question, "must not be empty")
+        if not isinstance(question, str) or not question.strip():
+            raise InvalidInput("question", question, "must be text, and not empty")
+        try:
+            question.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidInput("question", question, "must be valid Unicode text") from error
         for special in self._tokenizer.all_special_tokens:
             if special in question:
                 raise InvalidInput("question", question, f"must not contain {special}")
@@ -64,6 +71,9 @@ class PromptBuilder:
             [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
         )
         ids = self._tokenizer.encode(text, add_special_tokens=False)
+        if ids.count(self._video_id) != 1:
+            fix = "its chat template does not put one video token where the video is"
+            raise CheckpointError("model", str(self._folder), fix)
         place = ids.index(self._video_id)
         # The token after the video is the template's end mark; it belongs to the context.
         tail = ids[place + 2 :]

@@ -55,7 +55,9 @@ def reported_errors(*, as_json: bool, debug: bool) -> Iterator[None]:
 
 def print_json(value: Mapping[str, Any]) -> None:
     """The one object that `--json` puts on stdout."""
-    typer.echo(json.dumps(value, ensure_ascii=False, indent=2))
+    text = json.dumps(value, ensure_ascii=False, indent=2)
+    # A byte of a file name that is no UTF-8 is a lone surrogate: JSON can only escape it.
+    typer.echo(text.encode("utf-8", "backslashreplace").decode())
 
 
 def format_timings(timings: Mapping[str, float]) -> str:

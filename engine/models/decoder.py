@@ -13,6 +13,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from spava_app.errors import CheckpointError
 from spava_app.kernels.rope import Rotary, apply_rotary, rotary_frequencies, rotary_table
 
 # (layer, q [T, H, D], k [T, Hkv, D], v [T, Hkv, D]) -> [T, H, D]
@@ -41,9 +42,18 @@ class DecoderConfig:
 
         Raises:
             KeyError: a required setting is missing.
+            CheckpointError: a setting asks for something this decoder does not compute.
         """
         text = config.get("text_config") or config
         rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
+        kind = rope.get("rope_type", rope.get("type", "default"))
+        for setting, value, known in (
+            ("hidden_act", text.get("hidden_act", "silu"), {"silu"}),
+            ("rope_type", kind, {"default", "mrope"}),
+            ("use_sliding_window", text.get("use_sliding_window", False), {False}),
+        ):
+            if value not in known:
+                raise CheckpointError(setting, value, f"only {known} is supported")
         section = rope.get("mrope_section")
         hidden, heads = text["hidden_size"], text["num_attention_heads"]
         return cls(

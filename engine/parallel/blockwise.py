@@ -16,10 +16,11 @@ from spava_app.engine.comm import Comm, Pending
 from spava_app.engine.kv_cache import KVCache
 from spava_app.engine.layout import Layout, contiguous_owners, zigzag_owners
 from spava_app.engine.parallel.base import Method, Prefill, causal_pairs, merge_packed, pack_partial
-from spava_app.errors import InvalidInput
+from spava_app.errors import InvalidInput, check_count
 from spava_app.kernels.lse import merge
 from spava_app.kernels.select import gather_packed, query_scores, select
 
+MOST_BLOCKS = 4096
 PLACEMENTS = {"contiguous": contiguous_owners, "zigzag": zigzag_owners}
 
 
@@ -44,7 +45,7 @@ class BlockwiseMethod(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_count("virtual_hosts", self.virtual_hosts, least=1)
+        check_count("virtual_hosts", self.virtual_hosts, least=1, most=MOST_BLOCKS)
         check_count("anchor_len", self.anchor_len, least=0)
         for field in ("share_anchor", "overlap"):
             if not isinstance(getattr(self, field), bool):
@@ -105,14 +106,6 @@ class PassingMethod(BlockwiseMethod):
         if self.passing_fraction is not None:
             limit = ceil(self.passing_fraction * block_len)
         return (*(min(limit, len(tokens)) for tokens in candidates[:-1]), 0)
-
-
-def check_count(field: str, value: object, *, least: int) -> None:
-    """Raise InvalidInput unless `value` is None or an integer of at least `least`."""
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise InvalidInput(field, value, f"must be an integer of at least {least}")
 
 
 class BlockwisePrefill(Prefill):

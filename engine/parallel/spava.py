@@ -27,7 +27,7 @@ class Spava(PassingMethod):
         num_blocks = self.virtual_hosts or 2 * world_size
         anchor = self.anchor_len
         if anchor is None:
-            anchor = _rounded_up(context // ANCHOR_SHARE)
+            anchor = _share(context, ANCHOR_SHARE)
         anchor = min(anchor, context)
         blocks = cut(anchor, context, num_blocks)
         return Layout(
@@ -42,9 +42,10 @@ class Spava(PassingMethod):
             anchor_cached=True,
             share_anchor=self.share_anchor,
             candidates=blocks,
-            passing=self.passing(blocks, len(blocks[0]), _rounded_up(context // PASSING_SHARE)),
+            passing=self.passing(blocks, len(blocks[0]), _share(context, PASSING_SHARE)),
         )
 
 
-def _rounded_up(length: int) -> int:
-    return -(-length // ROUND_TO) * ROUND_TO
+def _share(context: int, part: int) -> int:
+    """1 / `part` of the context, rounded up to a multiple of `ROUND_TO`, at least that."""
+    return -(-max(context // part, 1) // ROUND_TO) * ROUND_TO

@@ -55,7 +55,7 @@ def sample_times(
         limit = min(limit, _count("max_frames", max_frames))
     if fps is None:
         wanted = _count("num_frames", num_frames)
-    elif isinstance(fps, bool) or not (math.isfinite(fps) and fps > 0):
+    elif not _is_number(fps) or not (math.isfinite(fps) and fps > 0):
         raise InvalidInput("fps", fps, "give a positive number of frames per second")
     else:
         steps = (info.duration - _ROUNDING) * fps
@@ -76,6 +76,10 @@ def _sample(info: VideoInfo, frames: np.ndarray) -> FrameSample:
     gaps = len(times) - 1
     interval = float(times[-1] - times[0]) / gaps if gaps else info.duration
     return FrameSample(tuple(frames.tolist()), tuple(times.tolist()), interval)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
 
 
 def _count(field: str, value: int | None) -> int:

@@ -4,19 +4,37 @@ exit code.
 
 import json
 import os
+import pty
+import re
+import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
-from typing import ClassVar
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from spava_app import cli, terminal
+from spava_app.engine.video.cards import CardScene
 from spava_app.errors import EngineDown, InvalidInput
 
 QUESTION = "What digit is on the red card?"
+ENVIRONMENT = os.environ | {"PYTHONSAFEPATH": "1"}
+
+
+def spava(*words: object) -> subprocess.CompletedProcess[str]:
+    """Run the command as a user does, its output into pipes."""
+    return subprocess.run(
+        [sys.executable, "-m", "spava_app", *map(str, words)],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
 
 
 @pytest.fixture
@@ -28,13 +46,7 @@ def text_file(tmp_path: Path) -> Path:
 
 
 def test_as_a_process_a_wrong_input_is_one_line_and_code_2(text_file: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "spava_app", "ask", text_file, QUESTION],
-        env=os.environ | {"PYTHONSAFEPATH": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    done = spava("ask", text_file, QUESTION)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: video=")
     assert done.stderr.count("\n") == 1
@@ -77,86 +89,166 @@ def test_wrong_usage_is_code_2(words: list[str]) -> None:
     assert CliRunner().invoke(cli.app, words).exit_code == 2
 
 
-class FakeQA:
-    """Stands for `spava_app.api.VideoQA`: remembers how it was called and raises what it is told
-    to.
-    """
-
-    calls: ClassVar[list[tuple[object, ...]]] = []
-    error: BaseException | None = None
-
-    def __init__(self, model: str, **options: object) -> None:
-        self.calls.append((model, options))
-
-    def __enter__(self) -> "FakeQA":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.calls.append(("closed",))
-
-    def ask(self, video: Path, question: str, **options: object) -> SimpleNamespace:
-        self.calls.append((video, question, options))
-        if self.error is not None:
-            raise self.error
-        return SimpleNamespace(
-            text="7",
-            timings={"total": 1.5},
-            plan="3 frames",
-            to_dict=lambda: {"text": "7", "timings": {"total": 1.5}, "plan": {"frames": 3}},
-        )
+def test_ask_json_is_one_object_and_stderr_stays_silent(scene: CardScene, video: Path) -> None:
+    card = scene.cards[1]
+    done = spava("ask", video, card.question, "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    answer = json.loads(done.stdout)
+    assert answer.keys() == {"text", "timings", "plan"}
+    assert answer["text"] == card.answer
+    timings = answer["timings"]
+    assert timings.keys() >= {"probe", "start", "decode", "vision", "prefill", "total"}
+    assert timings["total"] >= timings["probe"] + timings["start"] > 0
+    plan = answer["plan"]
+    assert (plan["num_frames"], plan["method"], plan["world_size"]) == (120, "spava", 2)
+    assert plan["num_tokens"] > plan["num_visual"] > 0
+    # Options that were not given stay out, or methods without them would refuse.
+    assert plan["options"] == {}
 
 
 @pytest.fixture
-def fake_qa(monkeypatch: pytest.MonkeyPatch) -> type[FakeQA]:
-    monkeypatch.setitem(sys.modules, "spava_app.api", SimpleNamespace(VideoQA=FakeQA))
-    monkeypatch.setattr(FakeQA, "calls", [])
-    monkeypatch.setattr(FakeQA, "error", None)
-    return FakeQA
+def on_terminal(tmp_path: Path) -> Iterator[Callable[..., "Terminal"]]:
+    """Start `spava WORDS` as the leader of a session whose stderr is a terminal."""
+    started: list[Terminal] = []
+
+    def start(*words: object) -> Terminal:
+        ours, theirs = pty.openpty()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "spava_app", *map(str, words)],
+            env=ENVIRONMENT | {"TMPDIR": str(tmp_path)},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=theirs,
+            start_new_session=True,
+        )
+        os.close(theirs)
+        started.append(Terminal(process, ours))
+        return started[-1]
+
+    yield start
+    for run in started:
+        run.process.kill()
+        run.process.communicate()
+        os.close(run.screen)
 
 
-def test_ask_prints_the_answer_and_nothing_else(fake_qa: type[FakeQA]) -> None:
-    done = CliRunner().invoke(cli.app, ["ask", "a.mp4", QUESTION])
-    assert (done.exit_code, done.stdout, done.stderr) == (0, "7\n", "")
+@dataclass
+class Terminal:
+    """A running command and the other side of its terminal."""
+
+    process: subprocess.Popen[bytes]
+    screen: int
+
+    def read(self, until: str | None = None) -> str:
+        """What it shows, without colours, up to `until` or to its end."""
+        shown = b""
+        while until is None or until.encode() not in shown:
+            try:
+                shown += os.read(self.screen, 65536)
+            except OSError:  # how Linux says that the other side is closed
+                break
+        return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
 
 
-def test_ask_hands_over_only_the_method_options_that_were_given(fake_qa: type[FakeQA]) -> None:
-    words = ["--passing-fraction", "0", "--virtual-hosts", "8", "--frames", "12", "--ranks", "4"]
-    CliRunner().invoke(cli.app, ["ask", "a.mp4", QUESTION, *words])
-    (_, made), (_, _, asked), closed = fake_qa.calls
-    assert isinstance(made, dict)
-    assert made["method_options"] == {"passing_fraction": 0.0, "virtual_hosts": 8}
-    assert made["ranks"] == 4
-    assert isinstance(asked, dict)
-    assert (asked["num_frames"], asked["fps"]) == (12, None)
-    assert closed == ("closed",)
+def test_on_a_terminal_stages_and_plan_show_and_stdout_is_the_answer(
+    scene: CardScene, video: Path, on_terminal: Callable[..., Terminal]
+) -> None:
+    words = ["--frames", "40", "--virtual-hosts", "6", "--passing-fraction", "0.5", "--ranks", "1"]
+    run = on_terminal("ask", video, scene.cards[2].question, *words)
+    shown = run.read()
+    out, _ = run.process.communicate(timeout=60)
+    assert run.process.returncode == 0
+    assert re.fullmatch(rb"\d\n", out)
+    stages = re.findall(r"[\r\n]  (\w+) +\d+\.\d\d s\r\n", shown)
+    expected = ["load", "probe", "start", "decode", "vision", "exchange", "prefill", "generate"]
+    assert stages == expected
+    assert "40 frames of 60 s" in shown
+    assert "spava on 1 x" in shown
+    plan = re.search(r"6 blocks of (\d+), anchor \d+, each passes (\d+)", shown)
+    assert plan is not None
+    block, passing = map(int, plan.groups())
+    assert passing == -(-block // 2)
+    assert re.search(r"total\s+\d+\.\d\d s", shown)
 
 
-def test_ask_json_is_one_object(fake_qa: type[FakeQA]) -> None:
-    done = CliRunner().invoke(cli.app, ["ask", "a.mp4", QUESTION, "--json"])
-    assert json.loads(done.stdout) == {
-        "text": "7",
-        "timings": {"total": 1.5},
-        "plan": {"frames": 3},
-    }
+def workers_in(folder: Path) -> set[int]:
+    """Ids of the engine's processes that keep their files in `folder`."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # ended meanwhile
+            command = path.read_bytes()
+            if b"spava_app.engine.worker" in command and os.fsencode(folder) in command:
+                found.add(int(path.parent.name))
+    return found
 
 
-def test_a_fault_inside_is_code_1_and_one_line(fake_qa: type[FakeQA]) -> None:
-    fake_qa.error = EngineDown("worker 1 died\n(exit code -9)")
-    done = CliRunner().invoke(cli.app, ["ask", "a.mp4", QUESTION])
-    assert (done.exit_code, done.stderr) == (1, "error: worker 1 died (exit code -9)\n")
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="finds processes in /proc")
+def test_ctrl_c_ends_a_run_and_leaves_nothing_behind(
+    scene: CardScene, video: Path, tmp_path: Path, on_terminal: Callable[..., Terminal]
+) -> None:
+    # 24,000 tokens: over a minute of prefill.
+    run = on_terminal("ask", video, f"{scene.cards[0].question} " * 3000)
+    shown = run.read(until="prefill")
+    assert len(workers_in(tmp_path)) == 2
+    os.killpg(run.process.pid, signal.SIGINT)
+    shown += run.read()
+    out, _ = run.process.communicate(timeout=10)
+    assert (run.process.returncode, out) == (130, b"")
+    assert "interrupted" in shown
+    assert "Traceback" not in shown
+    assert workers_in(tmp_path) == set()
+    assert list(tmp_path.glob("spava*")) == []
 
 
-def test_debug_lets_the_error_through(fake_qa: type[FakeQA]) -> None:
-    fake_qa.error = InvalidInput("fps", -1, "must be positive")
-    done = CliRunner().invoke(cli.app, ["ask", "a.mp4", QUESTION, "--debug"])
-    assert done.exception is fake_qa.error
+def ending(error: BaseException, *, as_json: bool = False, debug: bool = False) -> int:
+    """The exit code of a command in which `error` is raised."""
+    with (
+        pytest.raises(typer.Exit) as exit_,
+        terminal.reported_errors(as_json=as_json, debug=debug),
+    ):
+        raise error
+    return exit_.value.exit_code
 
 
-def test_ctrl_c_is_code_130_and_closes_the_engine(fake_qa: type[FakeQA]) -> None:
-    fake_qa.error = KeyboardInterrupt()
-    done = CliRunner().invoke(cli.app, ["ask", "a.mp4", QUESTION])
-    assert (done.exit_code, done.stderr) == (130, "interrupted\n")
-    assert fake_qa.calls[-1] == ("closed",)
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (EngineDown("rank 1 died\n(exit code -9)"), 1, "error: rank 1 died (exit code -9)\n"),
+        (InvalidInput("fps", -1, "give more"), 2, "error: fps=-1: give more\n"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+    ],
+)
+def test_errors_raised_on_purpose_are_one_line_and_a_code(
+    error: BaseException, code: int, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ending(error) == code
+    assert capsys.readouterr() == ("", line)
+
+
+def test_with_json_an_engine_error_has_no_field(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ending(EngineDown("rank 1 died"), as_json=True) == 1
+    described = json.loads(capsys.readouterr().err)["error"]
+    assert described == {"type": "EngineDown", "message": "rank 1 died", "field": None}
+
+
+@pytest.mark.parametrize(
+    ("error", "debug"), [(InvalidInput("fps", -1, "give more"), True), (OSError("a fault"), False)]
+)
+def test_debug_and_faults_let_the_error_through(error: Exception, debug: bool) -> None:
+    with (
+        pytest.raises(type(error)) as raised,
+        terminal.reported_errors(as_json=False, debug=debug),
+    ):
+        raise error
+    assert raised.value is error
+
+
+def test_json_keeps_any_text_and_any_file_name(capsys: pytest.CaptureFixture[str]) -> None:
+    value = {"text": "Ж 赤 🃏", "video": os.fsdecode(b"no utf-8 \xff.mp4")}
+    terminal.print_json(value)
+    out = capsys.readouterr().out
+    assert json.loads(out) == value
+    assert "Ж 赤 🃏" in out
 
 
 def test_synth_writes_the_video_and_says_what_is_in_it(tmp_path: Path) -> None:

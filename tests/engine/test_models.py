@@ -110,6 +110,23 @@ def test_saved_checkpoint_is_read_by_transformers(
         assert torch.equal(theirs.get_parameter(name), parameter), name
 
 
+@pytest.mark.parametrize(
+    ("settings", "field"),
+    [
+        ({"hidden_act": "gelu"}, "hidden_act"),
+        ({"use_sliding_window": True}, "use_sliding_window"),
+        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "rope_type"),
+    ],
+)
+def test_settings_the_decoder_does_not_compute_are_refused(
+    checkpoint: Path, settings: dict[str, object], field: str
+) -> None:
+    config = json.loads((checkpoint / "config.json").read_text())
+    config["text_config"] |= settings
+    with pytest.raises(CheckpointError, match=field):
+        DecoderConfig.from_hf(config)
+
+
 @pytest.fixture
 def broken(checkpoint: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(checkpoint, tmp_path / "model"))
@@ -150,6 +167,9 @@ def test_broken_files(broken: Path) -> None:
     config = broken / "config.json"
     config.write_text(json.dumps({"architectures": ["Other"]}))
     with pytest.raises(CheckpointError, match="known: Qwen2_5_VLForConditionalGeneration"):
+        load_model(broken)
+    config.write_text("[]")
+    with pytest.raises(CheckpointError, match="not a JSON object"):
         load_model(broken)
     config.write_text("{")
     with pytest.raises(CheckpointError, match="not valid JSON"):

@@ -1,8 +1,11 @@
 """Multimodal positions against a table worked out by hand from the paper's rule."""
 
+from math import floor
+
 import pytest
 
 from spava_app.engine.models.positions import TextSpan, VideoSpan, multimodal_positions
+from spava_app.engine.request import Request
 
 # Two tokens of text, a video of 3 units of 1 x 2 tokens one second apart, three tokens of text; 2
 # ticks a second.
@@ -46,6 +49,14 @@ def test_wide_short_video_counts_its_columns() -> None:
 def test_fractions_of_a_tick_are_cut_not_the_interval(interval: float, ticks: list[int]) -> None:
     video = VideoSpan(tuple(i * interval for i in range(4)), rows=1, cols=1)
     assert multimodal_positions([video], 2)[0].tolist() == ticks
+
+
+def test_a_units_time_is_its_first_frames(request_: Request) -> None:
+    """By hand, from the request's frames: 14 units of 3 x 3 tokens behind three tokens of text."""
+    positions = multimodal_positions(request_.spans(frames_per_unit=2, merge_size=2), 2)
+    ticks = [floor((request_.times[2 * i] - request_.times[0]) * 2) for i in range(14)]
+    assert positions[0, 3 : 3 + 126 : 9].tolist() == [3 + tick for tick in ticks]
+    assert positions[:, -5].tolist() == [int(positions[:, :-5].max()) + 1] * 3
 
 
 def test_nothing() -> None:

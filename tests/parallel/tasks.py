@@ -22,12 +22,14 @@ class Case:
 
     Attributes:
         scored: pass random retaining-head scores instead of leaving them to the query.
+        dtype: of q, k and v; their values are the same float64 numbers, rounded.
     """
 
     method: str
     problem: Problem
     heads: tuple[int, int, int] = (4, 2, 8)
     scored: bool = False
+    dtype: torch.dtype = torch.float64
     seed: int = 0
 
     @property
@@ -42,13 +44,14 @@ class Case:
         )
 
     def tensors(self) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """q, k, v of the prompt, extra and new tokens, `[rows, heads, D]` per layer, float64."""
+        """q, k, v of the prompt, extra and new tokens, `[rows, heads, D]` per layer."""
         generator = torch.Generator().manual_seed(self.seed)
         num_heads, num_kv_heads, head_dim = self.heads
         total = self.problem.num_tokens + self.problem.extra_len + NEW_TOKENS
 
         def draw(heads: int) -> Tensor:
-            return torch.randn(total, heads, head_dim, generator=generator, dtype=torch.float64)
+            drawn = torch.randn(total, heads, head_dim, generator=generator, dtype=torch.float64)
+            return drawn.to(self.dtype)
 
         return [(draw(num_heads), draw(num_kv_heads), draw(num_kv_heads)) for _ in range(LAYERS)]
 
@@ -87,7 +90,7 @@ def run_case(comm: Comm, case: Case) -> RankResult:
     layout = method.layout(case.prompt, comm.world_size)
     rows = layout.rows(comm.rank)
     capacity = len(layout.cached(comm.rank)) + NEW_TOKENS
-    cache = KVCache(LAYERS, capacity, num_kv_heads, head_dim, dtype=torch.float64)
+    cache = KVCache(LAYERS, capacity, num_kv_heads, head_dim, dtype=case.dtype)
     prefill = method.prefill(layout, comm, cache)
     scores = case.scores()[:, rows] if case.scored else None
     inputs = case.tensors()

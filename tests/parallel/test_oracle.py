@@ -64,7 +64,7 @@ def expected(case: Case, world_size: int) -> tuple[list[Tensor], int]:
     outs = []
     for q, k, v in case.tensors():
         index = [*truth.copies, *range(len(q))]
-        q, k, v = q[index], k[index], v[index]
+        q, k, v = q[index].double(), k[index].double(), v[index].double()
         mask = torch.zeros(k.shape[1], len(index), len(index), dtype=torch.bool)
         mask[:, :rows, :rows] = truth.mask(q[:rows], k[:rows], scores)
         mask[:, rows:, copies : copies + n] = True
@@ -218,6 +218,29 @@ def test_shared_anchor_is_a_copied_anchor(ranks: Ranks, method: str) -> None:
         one, other = by_token(shared, layer), by_token(copied, layer)
         for token in set(one) & set(other):
             assert_equal(one[token], other[token], atol=1e-12)
+
+
+@pytest.mark.parametrize("world_size", WORLD_SIZES)
+@pytest.mark.parametrize("method", TRUTHS)
+def test_in_bfloat16_only_the_result_is_rounded(ranks: Ranks, world_size: int, method: str) -> None:
+    """Twice the error of dense attention computed in bfloat16 is allowed, for the worst element.
+
+    Partial results and their log-sum-exp travel and merge in float32; packed in bfloat16 they
+    would be off by several times that. So would a selection by scores rounded to bfloat16.
+    """
+    case = replace(make_case(method), dtype=torch.bfloat16, heads=(4, 2, 64))
+    results = ranks(world_size).run(run_case, case)
+    outs, copies = expected(case, world_size)
+    for layer, (q, k, v) in enumerate(case.tensors()):
+        lower = causal(len(q), k.shape[1])
+        rounded = dense(q, k, v, lower).double()
+        noise = (rounded - dense(q.double(), k.double(), v.double(), lower)).abs().max()
+        for result in results:
+            anchor = range(result.first_anchor, result.first_anchor + result.num_anchor)
+            places = [*anchor, *(copies + token for token in result.rows[result.num_anchor :])]
+            assert_equal(result.outs[layer].double(), outs[layer][places], atol=float(2 * noise))
+            new = outs[layer][-NEW_TOKENS:]
+            assert_equal(result.decoded[layer].double(), new, atol=float(2 * noise))
 
 
 @pytest.mark.parametrize("heads", [(4, 4, 8), (8, 1, 8), (4, 2, 16)])

@@ -1,4 +1,4 @@
-"""Real gloo processes for tests, spawned once per world size and reused by every test."""
+"""Real processes for tests, over gloo or NCCL, spawned once per world size and reused by all."""
 
 import multiprocessing
 import tempfile
@@ -15,9 +15,13 @@ from spava_app.engine.comm import Comm
 DEADLINE = 60.0
 
 
-def _serve(rank: int, world_size: int, rendezvous: str, pipe: Connection) -> None:
+def _serve(rank: int, world_size: int, rendezvous: str, backend: str, pipe: Connection) -> None:
     torch.set_num_threads(1)
-    comm = Comm.connect(rank, world_size, init_method=rendezvous, backend="gloo", deadline=DEADLINE)
+    if backend == "nccl":
+        torch.cuda.set_device(rank)
+    comm = Comm.connect(
+        rank, world_size, init_method=rendezvous, backend=backend, deadline=DEADLINE
+    )
     while (job := pipe.recv()) is not None:
         task, args = job
         try:
@@ -28,11 +32,11 @@ def _serve(rank: int, world_size: int, rendezvous: str, pipe: Connection) -> Non
 
 
 class RankPool:
-    """`world_size` processes that run a task together: `run(task, *args)` calls `task(comm, *args)`
-    on each.
+    """`world_size` processes that run tasks together: `run(task, *args)` calls `task(comm, *args)`
+    on each. With `backend="nccl"`, rank r has GPU r.
     """
 
-    def __init__(self, world_size: int) -> None:
+    def __init__(self, world_size: int, backend: str = "gloo") -> None:
         context = multiprocessing.get_context("spawn")
         self._folder = tempfile.TemporaryDirectory()
         rendezvous = f"file://{Path(self._folder.name) / 'store'}"
@@ -41,7 +45,7 @@ class RankPool:
         for rank in range(world_size):
             ours, theirs = context.Pipe()
             process = context.Process(
-                target=_serve, args=(rank, world_size, rendezvous, theirs), daemon=True
+                target=_serve, args=(rank, world_size, rendezvous, backend, theirs), daemon=True
             )
             process.start()
             theirs.close()  # so that a process that dies is heard of at once

@@ -1,0 +1,233 @@
+"""`VideoQA` from a file and a question to the answer, with the embedded model and real workers."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from spava_app.api import EMBEDDED, Answer, VideoQA
+from spava_app.engine.video.cards import CardScene
+from spava_app.errors import CheckpointError, InvalidInput, VideoError
+
+STAGES = ["decode", "vision", "exchange", "prefill", "generate"]
+
+
+@pytest.fixture(scope="module")
+def qa() -> Iterator[VideoQA]:
+    """The default: spava on two ranks. Its workers start once for this file."""
+    with VideoQA() as started:
+        started.start()
+        yield started
+
+
+def worker_ids(qa: VideoQA) -> list[int]:
+    """Process ids of the workers."""
+    return [worker.process.pid for worker in qa._engine._workers]
+
+
+def template_ids(question: str) -> list[int]:
+    """The prompt around `question` as the model's own template makes it, one id for the video."""
+    content = [{"type": "video"}, {"type": "text", "text": question}]
+    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED)
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+    )
+    return tokenizer.encode(text, add_special_tokens=False)
+
+
+def check_plan(answer: Answer, question: str, num_frames: int) -> None:
+    """The counts in the plan follow from the question, the frames and each other."""
+    plan = answer.plan
+    height, width = plan.size
+    assert plan.num_frames == num_frames
+    assert plan.num_visual == -(-num_frames // 2) * (height // 28) * (width // 28)
+    ids = template_ids(question)
+    assert plan.num_tokens == len(ids) - 1 + plan.num_visual
+    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED)
+    end_of_video = tokenizer.convert_tokens_to_ids("<|vision_end|>")
+    assert plan.query_len == len(ids) - ids.index(end_of_video) - 1
+
+
+def test_every_card_is_read_and_plan_and_times_add_up(
+    qa: VideoQA, scene: CardScene, video: Path
+) -> None:
+    before = worker_ids(qa)
+    for card in scene.cards:
+        answer = qa.ask(video, card.question)
+        assert answer.text == card.answer
+        check_plan(answer, card.question, num_frames=120)
+        plan, timings = answer.plan, answer.timings
+        assert (plan.method, plan.world_size, plan.num_blocks) == ("spava", 2, 4)
+        assert plan.duration == pytest.approx(60, abs=0.01)
+        assert plan.interval == pytest.approx(0.5, abs=0.01)
+        context = plan.num_tokens - plan.query_len - plan.anchor_len
+        assert 0 <= plan.num_blocks * plan.block_len - context < plan.num_blocks
+        assert set(timings) == {"probe", "start", "preprocess", "total", *STAGES}
+        slowest = max(timings[stage] for stage in STAGES)
+        assert timings["total"] >= timings["probe"] + timings["start"] + slowest > 0
+    assert worker_ids(qa) == before
+
+
+def test_full_agrees_and_closing_is_not_the_end(scene: CardScene, video: Path) -> None:
+    with VideoQA(ranks=1, method="full") as qa:
+        for card in scene.cards:
+            answer = qa.ask(video, card.question, fps=1)
+            assert answer.text == card.answer
+            check_plan(answer, card.question, num_frames=60)
+            assert (answer.plan.method, answer.plan.world_size) == ("full", 1)
+        (first,) = worker_ids(qa)
+        qa.close()
+        assert worker_ids(qa) == []
+        qa.close()
+        assert qa.ask(video, scene.cards[0].question, fps=1).text == scene.cards[0].answer
+        assert worker_ids(qa) != [first]
+
+
+def test_events_name_the_stages_in_order(qa: VideoQA, scene: CardScene, video: Path) -> None:
+    events: list[tuple[str, float]] = []
+    answer = qa.ask(
+        video, scene.cards[0].question, on_event=lambda stage, at: events.append((stage, at))
+    )
+    assert [stage for stage, _ in events] == ["probe", "start", *STAGES]
+    moments = [at for _, at in events]
+    assert moments == sorted(moments)
+    assert 0 <= moments[0] <= moments[-1] <= answer.timings["total"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "field"),
+    [
+        ({"question": ""}, "question"),
+        ({"question": " \n"}, "question"),
+        ({"question": "Is there <|video_pad|> in it?"}, "question"),
+        ({"question": "<|im_end|>"}, "question"),
+        ({"fps": 1.0, "num_frames": 8}, "num_frames, fps"),
+        ({"fps": 0}, "fps"),
+        ({"fps": -1.0}, "fps"),
+        ({"fps": float("nan")}, "fps"),
+        ({"num_frames": 0}, "num_frames"),
+        ({"num_frames": 2.5}, "num_frames"),
+        ({"num_frames": True}, "num_frames"),
+        ({"max_new_tokens": 0}, "max_new_tokens"),
+        ({"max_new_tokens": True}, "max_new_tokens"),
+        ({"max_new_tokens": 10**12}, "question"),
+        ({"question": "which card " * 20_000}, "question"),
+        ({"question": "\ud800"}, "question"),
+        ({"question": None}, "question"),
+        ({"fps": "2"}, "fps"),
+        ({"max_new_tokens": 1.5}, "max_new_tokens"),
+    ],
+)
+def test_bad_input_names_the_field_and_leaves_the_workers_up(
+    wrong: dict[str, Any], field: str, qa: VideoQA, scene: CardScene, video: Path
+) -> None:
+    card, before = scene.cards[3], worker_ids(qa)
+    with pytest.raises(InvalidInput) as error:
+        qa.ask(**{"video": video, "question": card.question, **wrong})
+    assert error.value.field == field
+    assert qa.ask(video, card.question).text == card.answer
+    assert worker_ids(qa) == before
+
+
+def test_bad_files_are_video_errors_and_leave_the_workers_up(
+    qa: VideoQA, scene: CardScene, video: Path, tmp_path: Path
+) -> None:
+    card, before = scene.cards[4], worker_ids(qa)
+    text = tmp_path / "text.mp4"
+    text.write_text("This is no video.\n" * 100)
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(video.read_bytes()[:2000])
+    for path in (text, cut, tmp_path, tmp_path / "missing.mp4"):
+        with pytest.raises(VideoError):
+            qa.ask(path, card.question)
+    assert qa.ask(str(video), card.question).text == card.answer
+    assert worker_ids(qa) == before
+
+
+@pytest.mark.parametrize(
+    ("asked", "num_frames"),
+    [
+        ({"num_frames": 1}, 1),
+        ({"num_frames": 7}, 7),
+        ({"fps": 1e-6}, 1),
+        ({"num_frames": 10**9}, 600),  # all there are
+        ({"fps": 1e9}, 600),
+    ],
+)
+def test_any_number_of_frames_is_served(
+    asked: dict[str, Any], num_frames: int, qa: VideoQA, scene: CardScene, video: Path
+) -> None:
+    card = scene.cards[2]
+    answer = qa.ask(video, card.question, **asked)
+    check_plan(answer, card.question, num_frames)
+    if num_frames == 600:
+        assert answer.text == card.answer
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "Какая цифра на красной карте? 赤いカードの数字は? 🃏\x00\u202e",
+        "What digit is on the red card, and why? " * 150,
+        "?",
+    ],
+    ids=["unicode", "long", "short"],
+)
+def test_any_question_is_served(question: str, qa: VideoQA, video: Path) -> None:
+    before = worker_ids(qa)
+    answer = qa.ask(video, question, max_new_tokens=4)
+    check_plan(answer, question, num_frames=120)
+    assert len(answer.text) <= 4 * 8
+    assert worker_ids(qa) == before
+
+
+@pytest.mark.parametrize(
+    ("wrong", "field"),
+    [
+        ({"ranks": 0}, "ranks"),
+        ({"ranks": -1}, "ranks"),
+        ({"ranks": "2"}, "ranks"),
+        ({"ranks": 2.5}, "ranks"),
+        ({"method": "guess"}, "method"),
+        ({"device": "gpu"}, "device"),
+        ({"method_options": {"passing": 1}}, "passing"),
+        ({"method": "full", "method_options": {"anchor_len": 4}}, "anchor_len"),
+        ({"method_options": {"passing_fraction": 1.5}}, "passing_fraction"),
+        ({"method_options": {"virtual_hosts": 0}}, "virtual_hosts"),
+        ({"method_options": {"passing_len": 4, "passing_fraction": 0.5}}, "passing_fraction"),
+    ],
+)
+def test_bad_settings_name_the_field(wrong: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidInput) as error:
+        VideoQA(**wrong)
+    assert error.value.field == field
+
+
+def test_more_ranks_than_gpus_is_told_with_both_numbers() -> None:
+    found = torch.cuda.device_count()
+    with pytest.raises(InvalidInput, match=f"need {found + 1} GPUs, {found} found") as error:
+        VideoQA(device="cuda", ranks=found + 1)
+    assert (error.value.field, error.value.value) == ("device", "cuda")
+
+
+def test_a_folder_that_is_no_model_is_told(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"config\.json"):
+        VideoQA(tmp_path)
+
+
+def test_a_callback_that_raises_does_not_shift_the_answers(
+    qa: VideoQA, scene: CardScene, video: Path
+) -> None:
+    """The request goes on in the workers; its result must not answer the next question."""
+
+    def fail(stage: str, at: float) -> None:
+        if stage == "prefill":
+            raise RuntimeError("in the callback")
+
+    with pytest.raises(RuntimeError, match="in the callback"):
+        qa.ask(video, scene.cards[0].question, on_event=fail)
+    for card in scene.cards[1:3]:
+        assert qa.ask(video, card.question).text == card.answer

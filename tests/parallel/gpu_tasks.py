@@ -1,0 +1,58 @@
+"""What the ranks of a GPU group run: a method in bfloat16 beside itself in float32."""
+
+import torch
+from torch import Tensor
+
+from spava_app.engine.comm import Comm
+from spava_app.engine.kv_cache import KVCache
+from spava_app.engine.layout import PromptShape
+from spava_app.engine.parallel.base import Decode, make_method
+
+HEADS = (28, 4, 128)  # Qwen2.5-VL-7B
+
+
+def relative_errors(
+    comm: Comm, name: str, backend: str, num_tokens: int, query_len: int
+) -> dict[str, float]:
+    """How far prefill and one decoded token in bfloat16 lie from float32, as norm over norm.
+
+    Both runs get the same values (float32 numbers that bfloat16 can hold), lay them out and select
+    alike, so what is left is the kernel's rounding. Peak memory in GiB comes with it.
+    """
+    torch.cuda.reset_peak_memory_stats()
+    generator = torch.Generator("cuda").manual_seed(0)
+    shapes = [(num_tokens + 1, heads, HEADS[2]) for heads in (HEADS[0], HEADS[1], HEADS[1])]
+    q, k, v = (
+        torch.randn(shape, generator=generator, device="cuda", dtype=torch.bfloat16)
+        for shape in shapes
+    )
+    fast, fast_new = _run(comm, name, backend, query_len, q, k, v)
+    peak = torch.cuda.max_memory_allocated() / 2**30
+    exact, exact_new = _run(comm, name, "reference", query_len, q.float(), k.float(), v.float())
+    return {
+        "prefill": _error(fast, exact),
+        "decode": _error(fast_new, exact_new),
+        "rows": float(len(fast)),
+        "GiB": peak,
+    }
+
+
+def _error(ours: Tensor, theirs: Tensor) -> float:
+    if not theirs.numel():
+        return 0.0
+    return float((ours.float() - theirs).norm() / theirs.norm())
+
+
+def _run(
+    comm: Comm, name: str, backend: str, query_len: int, q: Tensor, k: Tensor, v: Tensor
+) -> tuple[Tensor, Tensor]:
+    n = len(q) - 1
+    method = make_method(name, {"backend": backend})
+    layout = method.layout(PromptShape(n, query_len), comm.world_size)
+    capacity = len(layout.cached(comm.rank)) + 1
+    cache = KVCache(1, capacity, HEADS[1], HEADS[2], dtype=q.dtype, device="cuda")
+    rows = torch.tensor(layout.rows(comm.rank), dtype=torch.int64, device="cuda")
+    out = method.prefill(layout, comm, cache).attend(0, q[rows], k[rows], v[rows])
+    new = Decode(layout, comm, cache).attend(0, q[n:], k[n:], v[n:])
+    torch.cuda.synchronize()
+    return out, new
