@@ -35,7 +35,8 @@ Ranks = Annotated[int, typer.Option(help="Processes that share the work: one per
 Method = Annotated[
     str,
     typer.Option(
-        help="How the prefill attends: `spava` (approximate) or `full` (exact, one rank)."
+        help="How the prefill attends: `spava`, `apb`, `star` (approximate), `ring`, "
+        "`zigzag_ring`, `ulysses`, or `full` on one rank (exact)."
     ),
 ]
 Device = Annotated[str, typer.Option(help="`auto`, `cpu` or `cuda`.")]
@@ -84,27 +85,28 @@ def ask(
     passing_fraction: Annotated[
         float | None,
         typer.Option(
-            help="spava: share of each block passed on, 0 (fastest) to 1 (equal to full).",
+            help="spava, apb: share of each block passed on, 0 (fastest) to 1 (spava: exact).",
             show_default="from the length",
         ),
     ] = None,
     passing_len: Annotated[
         int | None,
         typer.Option(
-            help="spava: tokens of each block passed on, instead of --passing-fraction.",
+            help="spava, apb: tokens of each block passed on, instead of --passing-fraction.",
             show_default="from the length",
         ),
     ] = None,
     anchor_len: Annotated[
         int | None,
         typer.Option(
-            help="spava: first tokens, which every block sees.", show_default="from the length"
+            help="spava, apb, star: first tokens, which every block sees.",
+            show_default="from the length",
         ),
     ] = None,
     virtual_hosts: Annotated[
         int | None,
         typer.Option(
-            help="spava: blocks the context is cut in; more blocks, less attention work.",
+            help="spava, apb, star: blocks the context is cut in; more, less attention work.",
             show_default="2 x ranks",
         ),
     ] = None,
@@ -117,7 +119,7 @@ def ask(
     tokens, method) go to stderr. With `--json`, stdout is one object with `text`, `timings` in
     seconds and `plan`.
 
-    More frames see shorter events and cost more time. Options marked `spava:` trade accuracy for
+    More frames see shorter events and cost more time. Options that name methods trade accuracy for
     speed, and are refused by methods that have no such option.
     """
     options = {
@@ -197,7 +199,8 @@ def synth(
 
     Coloured cards with digits show for a few seconds each in moving noise. Prints which card shows
     when, with the question about it and the right answer, so that any method can be checked on a
-    video of any length.
+    video of any length. A card shows for 3 to 6 seconds: ask about a long video with `--fps 0.5`
+    or more, because by default an hour is looked at every 4.7 seconds.
     """
     with reported_errors(as_json=as_json, debug=debug):
         if out.suffix.lower() != ".mp4":
