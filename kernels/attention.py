@@ -46,15 +46,24 @@ class Choice(NamedTuple):
 def choose_backend(q: Tensor, k: Tensor, *, causal: bool) -> Choice:
     """What `auto` takes for this call; shapes as in `attention`."""
     passed_over: dict[str, str] = {}
+    flops = 4 * q.shape[1] * q.shape[2] * visible_pairs(q.shape[0], k.shape[0], causal=causal)
     for name, backend in BACKENDS.items():
         reason = backend.unsupported(q)
-        if reason is None and q.shape[0] < backend.least_rows:
-            reason = f"others are faster below {backend.least_rows} query rows"
+        if reason is None and flops < backend.least_flops:
+            reason = f"others are faster below {backend.least_flops:.0e} FLOPs, this is {flops:.0e}"
         if reason is None:
             composed = causal and q.shape[0] < k.shape[0] and not backend.bottom_right
             return Choice(name, composed, passed_over)
         passed_over[name] = reason
     raise InvalidInput("backend", "auto", f"none supports this call: {passed_over}")
+
+
+def visible_pairs(query_rows: int, keys: int, *, causal: bool) -> int:
+    """Query-key pairs that the mask leaves."""
+    if not causal:
+        return query_rows * keys
+    seeing = min(query_rows, keys)
+    return seeing * keys - seeing * (seeing - 1) // 2
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, backend: str = "auto") -> Partial:

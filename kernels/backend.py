@@ -5,6 +5,7 @@ Tq, Tk = query and key rows, H = query heads, Hkv = KV heads, D = head dim.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -24,14 +25,14 @@ class Backend:
             `bottom_right`, `causal` is only asked for with as many rows as keys; with it, with at
             least as many keys as rows.
         bottom_right: it aligns a causal mask to the bottom right.
-        least_rows: with fewer query rows `auto` passes it over, because others are faster.
+        least_flops: `auto` passes it over for smaller calls, on which others are faster.
     """
 
     name: str
     unsupported: Callable[[Tensor], str | None]
     attend: Callable[[Tensor, Tensor, Tensor, bool], Partial]
     bottom_right: bool = False
-    least_rows: int = 0
+    least_flops: float = 0
 
 
 def nvidia_limits(q: Tensor, *, majors: range, max_head_dim: int) -> str | None:
@@ -40,12 +41,17 @@ def nvidia_limits(q: Tensor, *, majors: range, max_head_dim: int) -> str | None:
         return f"runs on NVIDIA GPUs, not on {'rocm' if torch.version.hip else q.device.type}"
     if q.dtype not in (torch.bfloat16, torch.float16):
         return f"computes in bfloat16 and float16, not in {q.dtype}"
-    if (major := torch.cuda.get_device_capability(q.device)[0]) not in majors:
+    if (major := _major_capability(q.device)) not in majors:
         allowed = f"{majors[0]} to {majors[-1]}" if len(majors) > 1 else f"{majors[0]}"
         return f"needs compute capability {allowed}, this GPU has {major}"
     if q.shape[-1] % 8 or q.shape[-1] > max_head_dim:
         return f"takes head dims that are multiples of 8 up to {max_head_dim}, not {q.shape[-1]}"
     return None
+
+
+@cache  # asked for several times per attention call
+def _major_capability(device: torch.device) -> int:
+    return torch.cuda.get_device_capability(device)[0]
 
 
 def loadable(x: Tensor) -> Tensor:

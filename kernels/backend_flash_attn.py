@@ -31,7 +31,7 @@ def _load(module: str, lse_option: str) -> Callable[..., Any] | str:
 
 
 def _backend(
-    name: str, module: str, lse_option: str, majors: range, *, least_rows: int = 0
+    name: str, module: str, lse_option: str, majors: range, *, least_flops: float = 0
 ) -> Backend:
     def unsupported(q: Tensor) -> str | None:
         if reason := nvidia_limits(q, majors=majors, max_head_dim=256):
@@ -48,7 +48,7 @@ def _backend(
             raise EngineError(f"{module}.flash_attn_func returned no lse in spite of {lse_option}")
         return result[0][0], result[1][0]
 
-    return Backend(name, unsupported, attend, bottom_right=True, least_rows=least_rows)
+    return Backend(name, unsupported, attend, bottom_right=True, least_flops=least_flops)
 
 
 def _is_lse(lse: Any, q: Tensor) -> bool:
@@ -56,9 +56,9 @@ def _is_lse(lse: Any, q: Tensor) -> bool:
     return isinstance(lse, Tensor) and lse.dtype == torch.float32 and lse.shape == expected
 
 
-# FlashAttention-4 does not split the keys over the GPU, so few query rows leave most of it idle.
+# FlashAttention-4 does not split keys on Hopper: few query rows leave most of the GPU idle.
 FLASH_ATTN_4 = _backend(
-    "flash_attn_4", "flash_attn.cute", "return_lse", range(9, 11), least_rows=256
+    "flash_attn_4", "flash_attn.cute", "return_lse", range(9, 11), least_flops=1e11
 )
 FLASH_ATTN_3 = _backend("flash_attn_3", "flash_attn_interface", "return_attn_probs", range(9, 10))
 FLASH_ATTN_2 = _backend("flash_attn_2", "flash_attn", "return_attn_probs", range(8, 13))

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from spava_app.errors import SpavaError
-from spava_app.kernels.attention import BACKENDS, attention, choose_backend
+from spava_app.kernels.attention import BACKENDS, attention, choose_backend, visible_pairs
 from spava_app.kernels.layer_share import layer_share
 from spava_app.kernels.stopwatch import Timing, time_call
 
@@ -175,7 +175,7 @@ def attention_rows(options: Options, peak: float, backends: Sequence[str]) -> It
             query_rows, keys = (max(1, n // options.divide) for n in (query_rows, keys))
             q, k, v = random_inputs(options, query_rows, keys, heads, kv_heads)
             chosen = choose_backend(q, k, causal=causal).name
-            pairs = query_rows * keys - causal * query_rows * (query_rows - 1) // 2
+            pairs = visible_pairs(query_rows, keys, causal=causal)
             for name in backends:
                 time = time_call(
                     lambda q=q, k=k, v=v, causal=causal, name=name: attention(

@@ -28,8 +28,7 @@ def merge(parts: Sequence[Partial]) -> Partial:
     total = weights.sum(dim=0)
     weights /= total.masked_fill(total == 0, 1)
     merged: Tensor | None = None
-    for part, weight in zip(outs, weights, strict=True):
-        weight = weight.T[..., None]
+    for part, weight in zip(outs, weights.mT.contiguous()[..., None], strict=True):
         # Filled, because a partial of weight 0 may hold NaN, and 0 * NaN is NaN.
         part = part.masked_fill(weight == 0, 0)
         merged = part * weight if merged is None else merged.addcmul_(part, weight)

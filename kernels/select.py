@@ -16,7 +16,8 @@ def query_scores(q_query: Tensor, k: Tensor) -> Tensor:
 
     A key's score is its dot product with every question row of every query head of its group,
     averaged. Means are linear, so this is one matrix-vector product per KV head and never an [Lq,
-    T] matrix.
+    T] matrix. It is formed from a float32 copy of the keys: scores rounded to bfloat16 tie by the
+    thousand, and forms that save the copy are slower (docs/performance.md).
 
     Args:
         q_query: rotated queries of the question `[Lq, H, D]`.
@@ -42,23 +43,10 @@ def select(scores: Tensor, count: int) -> Tensor:
         return scores.new_empty(scores.shape, dtype=torch.int64)
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
     pooled = F.max_pool1d(scores[None], POOL_WINDOW, stride=1, padding=POOL_WINDOW // 2)[0]
-    if pooled.dtype == torch.float64:  # its 64 bits leave no room for the index
-        return pooled.sort(dim=-1, descending=True, stable=True).indices[:, :count]
-    return _unique_keys(pooled).topk(min(count, pooled.shape[1]), dim=-1).indices
-
-
-def _unique_keys(scores: Tensor) -> Tensor:
-    """Integers that rank float32 scores [..., T], equal ones by index: no ties are left to break.
-
-    The high 32 bits order as the scores do: read as an integer, a float's bits ascend with it if it
-    is positive and descend if it is negative. The low 32 bits descend with the index.
-    """
-    bits = (scores + 0.0).view(torch.int32)  # + 0.0 makes one zero of the two
-    bits = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
-    bits = bits.masked_fill(scores.isnan(), 0x7FFFFFFF)
-    last = 2**32 - 1
-    indices = torch.arange(last, last - scores.shape[-1], -1, device=scores.device)
-    return (bits.to(torch.int64) << 32) | indices
+    # One NaN for all, because a radix sort tells them apart. A stable sort, because topk promises
+    # nothing about ties and, over keys made unique, takes longer on a GPU (docs/performance.md).
+    pooled = pooled.masked_fill(pooled.isnan(), torch.nan)
+    return pooled.sort(dim=-1, descending=True, stable=True).indices[:, :count]
 
 
 def gather_packed(k: Tensor, v: Tensor, indices: Tensor) -> Tensor:

@@ -10,22 +10,30 @@ import torch
 from torch import Tensor
 
 from spava_app.errors import EngineError, InvalidInput
-from spava_app.kernels import backend_flash_attn, reference
-from spava_app.kernels.attention import BACKENDS, attention, choose_backend
+from spava_app.kernels import backend, backend_flash_attn, reference
+from spava_app.kernels.attention import BACKENDS, attention, choose_backend, visible_pairs
 from spava_app.kernels.backend import Backend
+
+
+def set_capability(monkeypatch: pytest.MonkeyPatch, *capability: int) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    backend._major_capability.cache_clear()
 
 
 @pytest.fixture
 def hopper(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """As on an H200 without the flash-attn packages: enough for choosing, not for computing."""
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    set_capability(monkeypatch, 9, 0)
     monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91900)
     monkeypatch.setattr(torch.version, "hip", None)
     for name in ("flash_attn", "flash_attn.cute", "flash_attn_interface"):
         monkeypatch.setitem(sys.modules, name, None)
-    backend_flash_attn._load.cache_clear()
+    caches = (backend._major_capability, backend_flash_attn._load)
+    for cache in caches:
+        cache.cache_clear()
     yield
-    backend_flash_attn._load.cache_clear()
+    for cache in caches:
+        cache.cache_clear()
 
 
 class OnGpu:
@@ -71,11 +79,11 @@ def test_a_device_without_kernels_gets_the_reference() -> None:
 @pytest.mark.parametrize(
     ("q", "name", "why_not_cudnn"),
     [
-        (OnGpu(1000, 28, 128), "cudnn", None),
-        (OnGpu(1, 28, 128), "sdpa", "below 256 query rows"),
-        (OnGpu(1000, 28, 128, dtype=torch.float32), "reference", "not in torch.float32"),
-        (OnGpu(1000, 28, 256), "sdpa", "up to 128, not 256"),
-        (OnGpu(1000, 28, 20), "reference", "not 20"),
+        (OnGpu(9000, 28, 128), "cudnn", None),
+        (OnGpu(1000, 28, 128), "sdpa", "others are faster below 5e+11 FLOPs, this is 7e+09"),
+        (OnGpu(9000, 28, 128, dtype=torch.float32), "reference", "not in torch.float32"),
+        (OnGpu(9000, 28, 256), "sdpa", "up to 128, not 256"),
+        (OnGpu(9000, 28, 20), "reference", "not 20"),
     ],
 )
 def test_on_hopper(q: Any, name: str, why_not_cudnn: str | None) -> None:
@@ -88,20 +96,20 @@ def test_on_hopper(q: Any, name: str, why_not_cudnn: str | None) -> None:
 
 @pytest.mark.usefixtures("hopper")
 def test_older_and_newer_hardware_and_software(monkeypatch: pytest.MonkeyPatch) -> None:
-    q: Any = OnGpu(1000, 28, 128)
+    q: Any = OnGpu(9000, 28, 128)
     monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91000)
     choice = choose_backend(q, q, causal=True)
     assert (choice.name, choice.passed_over["cudnn"]) == (
         "sdpa",
         "needs cuDNN 91501, this is 91000",
     )
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    set_capability(monkeypatch, 8, 0)
     choice = choose_backend(q, q, causal=True)
     assert (choice.name, choice.passed_over["cudnn"]) == (
         "sdpa",
         "needs compute capability 9, this GPU has 8",
     )
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    set_capability(monkeypatch, 7, 5)
     assert choose_backend(q, q, causal=True).name == "reference"
     monkeypatch.setattr(torch.version, "hip", "7.0")
     choice = choose_backend(q, q, causal=True)
@@ -122,7 +130,7 @@ def test_installed_packages_are_found_and_ranked(
     scope: dict[str, Any] = {}
     exec(f"def flash_attn_func(q, k, v, causal=False, {option}=False): ...", scope)
     install(monkeypatch, module, scope["flash_attn_func"])
-    q: Any = OnGpu(1000, 28, 128)
+    q: Any = OnGpu(9000, 28, 128)
     assert choose_backend(q, q, causal=True).name == chosen
     installed = {"flash_attn.cute": "flash_attn_4", "flash_attn_interface": "flash_attn_3"}[module]
     assert BACKENDS[installed].unsupported(q) is None
@@ -131,7 +139,7 @@ def test_installed_packages_are_found_and_ranked(
 @pytest.mark.usefixtures("hopper")
 def test_a_package_that_cannot_return_an_lse_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, "flash_attn.cute", lambda q, k, v, causal=False: q)
-    q: Any = OnGpu(1000, 28, 128)
+    q: Any = OnGpu(9000, 28, 128)
     reason = BACKENDS["flash_attn_4"].unsupported(q)
     assert reason is not None
     assert "has no return_lse" in reason
@@ -186,3 +194,11 @@ def test_flash_attn_is_called_once_with_its_own_causal_mask(
     # Never rows that see nothing: the packages return lse +inf for them, not -inf.
     rows = min(lengths)
     assert calls == ([(rows, lengths[1])] if rows else [])
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("lengths", [(3, 3), (2, 7), (7, 2), (0, 4), (4, 0), (1, 1)])
+def test_visible_pairs_are_those_of_the_mask(lengths: tuple[int, int], causal: bool) -> None:
+    rows, keys = lengths
+    seen = [keys - rows + row + 1 if causal else keys for row in range(rows)]
+    assert visible_pairs(rows, keys, causal=causal) == sum(max(0, n) for n in seen)

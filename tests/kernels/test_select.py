@@ -67,11 +67,12 @@ def test_select_pools_and_breaks_ties_to_the_lowest_index(
         assert select(rows, count).tolist() == [expected, expected]
 
 
-def test_select_ranks_nan_of_any_sign_and_payload_first_and_by_index() -> None:
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=GPU)])
+def test_select_ranks_nan_of_any_sign_and_payload_first_and_by_index(device: str) -> None:
     bits = torch.tensor([0x7FC00000, 0, 0, 0, 0, -0x400000, 0, 0, 0, 0x7F800001], dtype=torch.int32)
     scores = bits.view(torch.float32)[None]
     assert scores.isnan().sum() == 3
-    assert select(scores, 10)[0].tolist() == list(range(10))
+    assert select(scores.to(device), 10)[0].tolist() == list(range(10))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
@@ -94,11 +95,11 @@ def many_scores(kind: str, rows: int = 20_000) -> torch.Tensor:
 @pytest.mark.parametrize("kind", ["plain", "ties", "odd"])
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=GPU)])
 @pytest.mark.parametrize("count", [1, 1000, 20_000])
-def test_select_of_many_is_the_same_in_both_forms_and_on_every_device(
+def test_select_of_many_is_the_same_in_both_precisions_and_on_every_device(
     kind: str, device: str, count: int
 ) -> None:
     scores = many_scores(kind)
-    expected = select(scores.double(), count)  # the stable sort
+    expected = select(scores.double(), count)
     assert torch.equal(select(scores.to(device), count).cpu(), expected)
     assert torch.equal(select(scores.double().to(device), count).cpu(), expected)
 
