@@ -23,6 +23,7 @@ class Case:
     Attributes:
         scored: pass random retaining-head scores instead of leaving them to the query.
         dtype: of q, k and v; their values are the same float64 numbers, rounded.
+        sharpness: factor on q; at 8, a log-sum-exp is about 20 instead of 4.
     """
 
     method: str
@@ -30,6 +31,7 @@ class Case:
     heads: tuple[int, int, int] = (4, 2, 8)
     scored: bool = False
     dtype: torch.dtype = torch.float64
+    sharpness: float = 1.0
     seed: int = 0
 
     @property
@@ -53,7 +55,10 @@ class Case:
             drawn = torch.randn(total, heads, head_dim, generator=generator, dtype=torch.float64)
             return drawn.to(self.dtype)
 
-        return [(draw(num_heads), draw(num_kv_heads), draw(num_kv_heads)) for _ in range(LAYERS)]
+        return [
+            (draw(num_heads) * self.sharpness, draw(num_kv_heads), draw(num_kv_heads))
+            for _ in range(LAYERS)
+        ]
 
     def scores(self) -> Tensor:
         """Retaining-head scores `[Hkv, n]`."""
