@@ -120,6 +120,8 @@ def on_terminal(tmp_path: Path) -> Iterator[Callable[..., "Terminal"]]:
             stdout=subprocess.PIPE,
             stderr=theirs,
             start_new_session=True,
+            # A shell that starts the tests in the background has them ignore Ctrl-C.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         os.close(theirs)
         started.append(Terminal(process, ours))
@@ -193,7 +195,7 @@ def test_ctrl_c_ends_a_run_and_leaves_nothing_behind(
     os.killpg(run.process.pid, signal.SIGINT)
     shown += run.read()
     out, _ = run.process.communicate(timeout=10)
-    assert (run.process.returncode, out) == (130, b"")
+    assert (run.process.returncode, out) == (130, b""), shown
     assert "interrupted" in shown
     assert "Traceback" not in shown
     assert workers_in(tmp_path) == set()
