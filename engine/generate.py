@@ -1,7 +1,6 @@
-"""One request on one rank: frames, exchange, prefill, and the token loop. Every rank runs this
-together.
+"""One request on one rank: front end, prefill, and the token loop. Every rank runs this together.
 
-T = this rank's rows, W = ranks.
+T = this rank's rows, n = prompt tokens.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,23 +10,15 @@ import torch
 from torch import Tensor
 
 from spava_app.engine.comm import Comm
-from spava_app.engine.deadline import deadline_for, frames_deadline, prefill_flops
-from spava_app.engine.exchange import exchange_rows
+from spava_app.engine.deadline import deadline_for, prefill_flops
+from spava_app.engine.front_end import FrontEnd
 from spava_app.engine.kv_cache import KVCache
-from spava_app.engine.layout import Layout, shard
-from spava_app.engine.models.decoder import Attend
-from spava_app.engine.models.positions import multimodal_positions
-from spava_app.engine.models.qwen2_5_vl import Qwen25VL
+from spava_app.engine.layout import Layout
+from spava_app.engine.models.decoder import Attend, Decoder
 from spava_app.engine.parallel.base import Decode, make_method
 from spava_app.engine.request import Request
 from spava_app.engine.timing import StageTimer
-from spava_app.engine.video.preprocess import PixelConfig
-from spava_app.engine.video.probe import probe
-from spava_app.engine.video.sample import FrameSample
-from spava_app.engine.video.stream import stream_patches
-from spava_app.errors import EngineError, SpavaError
-
-UNITS_PER_BATCH = 16
+from spava_app.errors import EngineError, InvalidInput, SpavaError
 
 
 class PeerError(EngineError):
@@ -39,18 +30,18 @@ class Runner:
     """A loaded model on one rank.
 
     Attributes:
-        model: on its device.
-        pixels: how the model's frames are prepared.
+        decoder: on its device.
+        front_end: for models that see; None for text models.
         comm: this rank's group.
     """
 
-    model: Qwen25VL
-    pixels: PixelConfig
+    decoder: Decoder
+    front_end: FrontEnd | None
     comm: Comm
 
     @property
     def device(self) -> torch.device:
-        return self.model.decoder.embed_tokens.weight.device
+        return self.decoder.embed_tokens.weight.device
 
     @torch.inference_mode()
     def run(self, request: Request, timer: StageTimer) -> Iterator[int]:
@@ -59,55 +50,64 @@ class Runner:
         Raises:
             SpavaError: on the rank that met a problem with the input; `PeerError` on the others.
         """
-        comm = self.comm
+        comm, config = self.comm, self.decoder.config
         method = make_method(request.method, request.options)
         layout = method.layout(request.shape, comm.world_size)
-        config = self.model.decoder.config
         method.check_heads(config.num_heads, config.num_kv_heads, comm.world_size)
-        owned = self._owned_units(request)
-        comm.deadline = self._frames_deadline(request, max(map(len, owned)))
-        encoded = self._together(lambda: self._encode(request, owned[comm.rank], timer))
-        parameters = sum(weight.numel() for weight in self.model.decoder.parameters())
+        parameters = sum(weight.numel() for weight in self.decoder.parameters())
         flops = prefill_flops(config, parameters, method, layout)
-        comm.deadline = deadline_for(flops, self.device.type)
-        with timer.stage("exchange"):
-            hidden = self._embed(request, layout, owned, encoded)
-        spans = request.spans(
-            self.model.vision.config.temporal_patch_size, self.model.vision.config.merge_size
-        )
-        positions = multimodal_positions(spans, self.model.vision.config.tokens_per_second)
+
+        hidden = self._embed(request, layout, timer, deadline_for(flops, self.device.type))
+        positions = self._positions(request)
         cache = self._cache(layout, request.max_new_tokens, hidden.dtype)
         prefill = method.prefill(layout, comm, cache)
-        rows = torch.tensor(layout.positions(comm.rank), dtype=torch.int64)
+        local = positions[..., torch.tensor(layout.positions(comm.rank), dtype=torch.int64)]
         with timer.stage("prefill"):
-            token = self._step(layout, hidden, positions[:, rows], prefill.attend)
+            token = self._step(layout, hidden, local, prefill.attend)
+
         comm.deadline = deadline_for(2.0 * parameters, self.device.type)
         decode = Decode(layout, comm, cache)
-        position = positions.amax() + 1
+        position = positions.amax().expand(*positions.shape[:-1], 1) + 1
         with timer.stage("generate"):
             for _ in range(request.max_new_tokens - 1):
                 if token in request.stop_ids:
                     return
                 yield token
-                hidden = self.model.decoder.embed(torch.tensor([token], device=self.device))
-                token = self._step(layout, hidden, position.expand(3, 1), decode.attend)
+                hidden = self.decoder.embed(torch.tensor([token], device=self.device))
+                token = self._step(layout, hidden, position, decode.attend)
                 decode.next_token()
                 position = position + 1
         if token not in request.stop_ids:
             yield token
 
-    def _owned_units(self, request: Request) -> list[range]:
-        return [
-            shard(request.grid[0], rank, self.comm.world_size)
-            for rank in range(self.comm.world_size)
-        ]
+    def _embed(
+        self, request: Request, layout: Layout, timer: StageTimer, deadline: float
+    ) -> Tensor:
+        """Hidden states of this rank's rows, `[T, hidden]`: text, and what the front end sees.
 
-    def _frames_deadline(self, request: Request, units: int) -> float:
-        """Seconds until every rank has encoded its units, `units` at most."""
-        parameters = sum(weight.numel() for weight in self.model.vision.parameters())
-        _, rows, cols = request.grid
-        frames = units * self.model.vision.config.temporal_patch_size
-        return frames_deadline(frames, 2.0 * parameters * units * rows * cols, self.device.type)
+        `deadline` is that of the collectives after the frames are encoded.
+        """
+        ids = torch.tensor(request.token_ids)[layout.rows(self.comm.rank)]
+        hidden = self.decoder.embed(ids.to(self.device))
+        if not request.num_visual:
+            self.comm.deadline = deadline
+            return hidden
+        front_end = self.front_end
+        if front_end is None:
+            raise InvalidInput("model", "text model", "cannot see: give a vision-language model")
+        self.comm.deadline = front_end.deadline(request)
+        encoded = self._together(lambda: front_end.encode(request, timer))
+        self.comm.deadline = deadline
+        with timer.stage("exchange"):
+            visual, rows = front_end.deliver(request, layout, encoded)
+            hidden[visual.to(self.device)] = rows
+        return hidden
+
+    def _positions(self, request: Request) -> Tensor:
+        """Positions of the whole prompt: `[3, n]` for multimodal rotary, else `[n]`."""
+        if self.front_end is not None and self.decoder.config.mrope_section:
+            return self.front_end.positions(request)
+        return torch.arange(len(request.token_ids))
 
     def _together(self, stage: Callable[[], Tensor]) -> Tensor:
         """Run a stage that may fail on one rank alone; if it does, all ranks raise before the next
@@ -123,57 +123,8 @@ class Runner:
             raise failure or PeerError("another rank failed")
         return result
 
-    def _encode(self, request: Request, units: range, timer: StageTimer) -> Tensor:
-        """Embeddings of this rank's units, `[tokens, hidden]`."""
-        config = self.model.vision.config
-        dtype = self.model.decoder.embed_tokens.weight.dtype
-        parts = [torch.empty(0, config.out_hidden_size, dtype=dtype, device=self.device)]
-        if len(units):
-            timer.begin("decode")
-            stream = stream_patches(
-                probe(request.video),
-                FrameSample(request.frames, request.times, request.interval),
-                units,
-                self.pixels,
-                request.size,
-                batch_units=UNITS_PER_BATCH,
-                device=self.device,
-                timings=timer.seconds,
-            )
-            for batch, patches in stream:
-                with timer.stage("vision"):
-                    grid = (len(batch), *request.grid[1:])
-                    parts.append(self.model.vision(patches.to(dtype), grid))
-        return torch.cat(parts)
-
-    def _embed(
-        self, request: Request, layout: Layout, owned: list[range], encoded: Tensor
-    ) -> Tensor:
-        """Hidden states of this rank's rows, `[T, hidden]`: text embedded here, visual rows from
-        their encoders.
-        """
-        per_unit = request.num_visual // request.grid[0]
-        owned_rows = [
-            range(
-                request.video_start + units.start * per_unit,
-                request.video_start + units.stop * per_unit,
-            )
-            for units in owned
-        ]
-        rows = [
-            torch.tensor(layout.rows(rank), dtype=torch.int64)
-            for rank in range(self.comm.world_size)
-        ]
-        visual = [(index >= request.visual.start) & (index < request.visual.stop) for index in rows]
-        needed = [index[mask] for index, mask in zip(rows, visual, strict=True)]
-        received = exchange_rows(self.comm, encoded, owned_rows, needed)
-        ids = torch.tensor(request.token_ids)[rows[self.comm.rank]]
-        hidden = self.model.decoder.embed(ids.to(self.device))
-        hidden[visual[self.comm.rank].to(self.device)] = received
-        return hidden
-
     def _cache(self, layout: Layout, max_new_tokens: int, dtype: torch.dtype) -> KVCache:
-        config = self.model.decoder.config
+        config = self.decoder.config
         new = -(-max_new_tokens // self.comm.world_size)
         return KVCache(
             config.num_layers,
@@ -188,8 +139,8 @@ class Runner:
         """One pass of the decoder over this rank's rows; the query owner takes the best next token
         for all.
         """
-        hidden = self.model.decoder(hidden, positions.to(self.device), attend)
+        hidden = self.decoder(hidden, positions.to(self.device), attend)
         token = torch.zeros(1, dtype=torch.int64, device=self.device)
         if self.comm.rank == layout.query_owner:
-            token = self.model.decoder.logits(hidden[-1:]).argmax(dim=-1)
+            token = self.decoder.logits(hidden[-1:]).argmax(dim=-1)
         return int(self.comm.broadcast(token, layout.query_owner))

@@ -71,10 +71,12 @@ class Request:
         """Token indices of the video."""
         return range(self.video_start, self.video_start + self.num_visual)
 
-    def spans(self, frames_per_unit: int, merge_size: int) -> tuple[Span, Span, Span]:
+    def spans(self, frames_per_unit: int, merge_size: int) -> tuple[Span, ...]:
         """The prompt as text, video, text, for multimodal positions. A unit's time is its first
         frame's.
         """
+        if not self.num_visual:
+            return (TextSpan(len(self.token_ids)),)
         _, rows, cols = self.grid
         unit_times = self.times[::frames_per_unit]
         return (

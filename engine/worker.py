@@ -18,6 +18,7 @@ import torch
 
 from spava_app.engine import channel
 from spava_app.engine.comm import Comm
+from spava_app.engine.front_end import FrontEnd
 from spava_app.engine.generate import PeerError, Runner
 from spava_app.engine.request import Request
 from spava_app.engine.settings import WorkerSettings
@@ -69,7 +70,11 @@ def _start(settings: WorkerSettings) -> Runner:
         deadline=settings.deadline,
     )
     model = load_model(settings.model, device=device, dtype=getattr(torch, settings.dtype))
-    return Runner(model, PixelConfig.from_folder(Path(settings.model)), comm)
+    front_end = None
+    if model.vision is not None:
+        pixels = PixelConfig.from_folder(Path(settings.model))
+        front_end = FrontEnd(model.vision, pixels, comm)
+    return Runner(model.decoder, front_end, comm)
 
 
 def _serve(runner: Runner, request: Request, connection: Connection) -> None:

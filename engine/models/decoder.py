@@ -1,5 +1,4 @@
-"""The text decoder of the Qwen2 / Qwen2.5-VL family: single-device code that never asks for its
-rank.
+"""The decoder of the Qwen2, Qwen2.5-VL, Llama and Yi families: single-device code without a rank.
 
 T = rows, H = query heads, Hkv = KV heads, D = head dim. There is no batch dimension. Attention goes
 through the `attend` callback, which receives rotated queries and keys, so any prefill method or
@@ -10,19 +9,30 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from spava_app.engine.models.published import Table
+from spava_app.engine.models.rope_config import RopeConfig
 from spava_app.errors import CheckpointError
-from spava_app.kernels.rope import Rotary, apply_rotary, rotary_frequencies, rotary_table
+from spava_app.kernels.rope import Rotary, apply_rotary, rotary_table
 
+# Inner activations of an MLP held at a time; past it more rows give no speed, only memory.
+MLP_BYTES = 2**31
 # (layer, q [T, H, D], k [T, Hkv, D], v [T, Hkv, D]) -> [T, H, D]
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class DecoderConfig:
-    """Geometry of a decoder, read from a Hugging Face config.json."""
+    """Geometry of a decoder, read from a Hugging Face config.json.
+
+    Attributes:
+        qkv_bias, output_bias: whether the projections into and out of attention have biases.
+        rope: base, and the stretching of low frequencies for contexts longer than trained on.
+        mrope_section: frequencies per axis for multimodal rotary; None for plain positions.
+    """
 
     vocab_size: int
     hidden_size: int
@@ -32,8 +42,10 @@ class DecoderConfig:
     num_kv_heads: int
     head_dim: int
     norm_eps: float
-    rope_theta: float
+    rope: RopeConfig
     mrope_section: tuple[int, ...] | None
+    qkv_bias: bool
+    output_bias: bool
     tie_embeddings: bool
 
     @classmethod
@@ -44,18 +56,13 @@ class DecoderConfig:
             KeyError: a required setting is missing.
             CheckpointError: a setting asks for something this decoder does not compute.
         """
-        text = config.get("text_config") or config
-        rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
-        kind = rope.get("rope_type", rope.get("type", "default"))
-        for setting, value, known in (
-            ("hidden_act", text.get("hidden_act", "silu"), {"silu"}),
-            ("rope_type", kind, {"default", "mrope"}),
-            ("use_sliding_window", text.get("use_sliding_window", False), {False}),
-        ):
-            if value not in known:
-                raise CheckpointError(setting, value, f"only {known} is supported")
-        section = rope.get("mrope_section")
+        text = config.get("text_config") or config.get("llm_config") or config
+        _refuse_unknown(text)
         hidden, heads = text["hidden_size"], text["num_attention_heads"]
+        rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
+        section = rope.get("mrope_section")
+        # Llama says whether it has biases; Qwen2 always has them on q, k and v and never on o.
+        llama = "llama" in str(text.get("model_type"))
         return cls(
             vocab_size=text["vocab_size"],
             hidden_size=hidden,
@@ -65,12 +72,25 @@ class DecoderConfig:
             num_kv_heads=text.get("num_key_value_heads") or heads,
             head_dim=text.get("head_dim") or hidden // heads,
             norm_eps=text["rms_norm_eps"],
-            rope_theta=rope.get("rope_theta") or text["rope_theta"],
+            rope=RopeConfig.from_hf(text),
             mrope_section=tuple(section) if section else None,
+            qkv_bias=text.get("attention_bias", False) if llama else True,
+            output_bias=text.get("attention_bias", False) if llama else False,
             tie_embeddings=bool(
                 config.get("tie_word_embeddings", text.get("tie_word_embeddings", False))
             ),
         )
+
+
+def _refuse_unknown(text: Mapping[str, Any]) -> None:
+    for setting, default, known in (
+        ("hidden_act", "silu", "silu"),
+        ("use_sliding_window", False, False),
+        ("mlp_bias", False, False),
+    ):
+        value = text.get(setting, default)
+        if value != known:
+            raise CheckpointError(setting, value, f"only {known!r} is supported")
 
 
 class DecoderLayer(nn.Module):
@@ -82,8 +102,9 @@ class DecoderLayer(nn.Module):
         self.head_dim = config.head_dim
         hidden, inner = config.hidden_size, config.intermediate_size
         self.input_norm = nn.RMSNorm(hidden, config.norm_eps)
-        self.qkv = nn.Linear(hidden, sum(self.heads) * config.head_dim)
-        self.o = nn.Linear(config.num_heads * config.head_dim, hidden, bias=False)
+        heads = config.num_heads * config.head_dim
+        self.qkv = nn.Linear(hidden, sum(self.heads) * config.head_dim, bias=config.qkv_bias)
+        self.o = nn.Linear(heads, hidden, bias=config.output_bias)
         self.post_norm = nn.RMSNorm(hidden, config.norm_eps)
         self.gate_up = nn.Linear(hidden, 2 * inner, bias=False)
         self.down = nn.Linear(inner, hidden, bias=False)
@@ -93,8 +114,16 @@ class DecoderLayer(nn.Module):
         q, k, v = heads.split(self.heads, dim=1)
         attended = attend(layer, apply_rotary(q, rotary), apply_rotary(k, rotary), v)
         hidden = hidden + self.o(attended.flatten(1))
-        gate, up = self.gate_up(self.post_norm(hidden)).chunk(2, dim=-1)
-        return hidden + self.down(F.silu(gate) * up)
+        return hidden + self._mlp(self.post_norm(hidden))
+
+    def _mlp(self, x: Tensor) -> Tensor:
+        """SwiGLU, some rows at a time where all rows' inner activations would take too much."""
+        per_row = self.gate_up.out_features * x.element_size()
+        parts = []
+        for rows in x.split(max(1, MLP_BYTES // per_row)) if len(x) else (x,):
+            gate, up = self.gate_up(rows).chunk(2, dim=-1)
+            parts.append(self.down(F.silu(gate) * up))
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 class Decoder(nn.Module):
@@ -116,10 +145,38 @@ class Decoder(nn.Module):
 
     def rotary(self, positions: Tensor) -> Rotary:
         """The rotary table of `positions`, `[T]` or `[3, T]` (time, height, width)."""
-        frequencies = rotary_frequencies(
-            self.config.head_dim, self.config.rope_theta, positions.device
-        )
+        frequencies = self.config.rope.frequencies(self.config.head_dim).to(positions.device)
         return rotary_table(positions, frequencies, self.config.mrope_section)
+
+    def publish(
+        self, table: Table, *, name: str, body: str = "model", head: str = "lm_head"
+    ) -> None:
+        """Add this decoder's tensors to `table`.
+
+        Args:
+            name: of this module inside the table's model, e.g. "decoder".
+            body, head: where the published names hang, e.g. "model" for "model.layers.0...".
+        """
+        config = self.config
+        q, kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+        inner = config.intermediate_size
+        table.whole(f"{body}.embed_tokens.weight", f"{name}.embed_tokens.weight")
+        table.whole(f"{body}.norm.weight", f"{name}.norm.weight")
+        if self.lm_head is not None:
+            table.whole(f"{head}.weight", f"{name}.lm_head.weight")
+        for i in range(config.num_layers):
+            theirs, ours = f"{body}.layers.{i}", f"{name}.layers.{i}"
+            attention, mlp = f"{theirs}.self_attn", f"{theirs}.mlp"
+            for kind in ("weight", "bias") if config.qkv_bias else ("weight",):
+                parts = {f"{attention}.q_proj.{kind}": q, f"{attention}.k_proj.{kind}": kv}
+                table.stacked({**parts, f"{attention}.v_proj.{kind}": kv}, f"{ours}.qkv.{kind}")
+            for kind in ("weight", "bias") if config.output_bias else ("weight",):
+                table.whole(f"{attention}.o_proj.{kind}", f"{ours}.o.{kind}")
+            halves = {f"{mlp}.gate_proj.weight": inner, f"{mlp}.up_proj.weight": inner}
+            table.stacked(halves, f"{ours}.gate_up.weight")
+            table.whole(f"{mlp}.down_proj.weight", f"{ours}.down.weight")
+            table.whole(f"{theirs}.input_layernorm.weight", f"{ours}.input_norm.weight")
+            table.whole(f"{theirs}.post_attention_layernorm.weight", f"{ours}.post_norm.weight")
 
     def forward(self, hidden: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """Run all layers.

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spava_app.engine.models.decoder import Decoder, DecoderConfig
+from spava_app.engine.models.published import Rows, Table
 from spava_app.kernels.rope import Rotary, apply_rotary, rotary_frequencies, rotary_table
 
 Grid = tuple[int, int, int]
@@ -197,6 +198,25 @@ class VisionTower(nn.Module):
         merged = self.merger(x).unflatten(0, (units, -1))
         return merged[:, order.argsort()].flatten(0, 1)
 
+    def publish(self, table: Table, *, name: str, root: str = "visual") -> None:
+        """Add this tower's tensors to `table`; `name` and `root` as in `Decoder.publish`."""
+        inner = self.config.intermediate_size
+        table.whole(f"{root}.patch_embed.proj.weight", f"{name}.patch_embed.weight")
+        for i in range(self.config.depth):
+            theirs, ours = f"{root}.blocks.{i}", f"{name}.blocks.{i}"
+            for norm in ("norm1", "norm2"):
+                table.whole(f"{theirs}.{norm}.weight", f"{ours}.{norm}.weight")
+            for kind in ("weight", "bias"):
+                table.whole(f"{theirs}.attn.qkv.{kind}", f"{ours}.qkv.{kind}")
+                table.whole(f"{theirs}.attn.proj.{kind}", f"{ours}.proj.{kind}")
+                gate, up = f"{theirs}.mlp.gate_proj.{kind}", f"{theirs}.mlp.up_proj.{kind}"
+                table.stacked({gate: inner, up: inner}, f"{ours}.gate_up.{kind}")
+                table.whole(f"{theirs}.mlp.down_proj.{kind}", f"{ours}.down.{kind}")
+        table.whole(f"{root}.merger.ln_q.weight", f"{name}.merger.norm.weight")
+        for kind in ("weight", "bias"):
+            table.whole(f"{root}.merger.mlp.0.{kind}", f"{name}.merger.up.{kind}")
+            table.whole(f"{root}.merger.mlp.2.{kind}", f"{name}.merger.down.{kind}")
+
     def _rotary(self, grid: Grid, order: Tensor) -> Rotary:
         """Row and column of each patch rotate half of the frequencies each; the table repeats for
         every unit.
@@ -221,3 +241,10 @@ class Qwen25VL(nn.Module):
         super().__init__()
         self.vision = VisionTower(VisionConfig.from_hf(config))
         self.decoder = Decoder(DecoderConfig.from_hf(config))
+
+    def published(self) -> dict[str, Rows]:
+        """Which rows of which parameter each published tensor fills."""
+        table = Table(self)
+        self.decoder.publish(table, name="decoder")
+        self.vision.publish(table, name="vision")
+        return table.rows

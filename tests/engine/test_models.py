@@ -166,7 +166,9 @@ def test_broken_files(broken: Path) -> None:
         load_model(broken)
     config = broken / "config.json"
     config.write_text(json.dumps({"architectures": ["Other"]}))
-    with pytest.raises(CheckpointError, match="known: Qwen2_5_VLForConditionalGeneration"):
+    with pytest.raises(
+        CheckpointError, match=r"\['Other'\]; known: .*Qwen2_5_VLForConditionalGeneration"
+    ):
         load_model(broken)
     config.write_text("[]")
     with pytest.raises(CheckpointError, match="not a JSON object"):
@@ -176,4 +178,29 @@ def test_broken_files(broken: Path) -> None:
         load_model(broken)
     config.unlink()
     with pytest.raises(CheckpointError, match=r"config\.json"):
+        load_model(broken)
+
+
+def test_shards_and_what_other_tools_add(
+    oracle: Qwen2_5_VLForConditionalGeneration, model: Qwen25VL, tmp_path: Path
+) -> None:
+    oracle.save_pretrained(tmp_path, max_shard_size="100KB")
+    shards = sorted(tmp_path.glob("*.safetensors"))
+    assert len(shards) > 3
+    save_file({"model.rotary_emb.inv_freq": torch.zeros(4)}, tmp_path / "zz.safetensors")
+    ours = load_model(tmp_path)
+    assert all(
+        torch.equal(a, b) for a, b in zip(ours.parameters(), model.parameters(), strict=True)
+    )
+    shards[1].unlink()
+    with pytest.raises(CheckpointError, match=f"lacks 1 of its {len(shards)} files"):
+        load_model(tmp_path)
+    (tmp_path / "model.safetensors.index.json").write_text("[]")
+    with pytest.raises(CheckpointError, match="not a safetensors index"):
+        load_model(tmp_path)
+
+
+def test_pickled_weights_are_refused(broken: Path) -> None:
+    (broken / "model.safetensors").rename(broken / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match="convert to safetensors"):
         load_model(broken)

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 
 from spava_app.engine.comm import Comm
+from spava_app.engine.front_end import FrontEnd
 from spava_app.engine.generate import Runner
 from spava_app.engine.request import Request
 from spava_app.engine.timing import StageTimer
@@ -18,7 +19,9 @@ def generate(
 ) -> tuple[list[int], list[str]]:
     """The tokens this rank ends up with and the stages it reported."""
     stages: list[str] = []
-    runner = Runner(load_model(folder), pixels, comm)
+    model = load_model(folder)
+    front_end = None if model.vision is None else FrontEnd(model.vision, pixels, comm)
+    runner = Runner(model.decoder, front_end, comm)
     timer = StageTimer(torch.device("cpu"), stages.append)
     return list(runner.run(request, timer)), stages
 
