@@ -100,9 +100,9 @@ class Comm:
 
     def shift(self, x: Tensor, num_rows: int) -> Pending:
         """Send `x` to the next rank; waiting gives the previous rank's `num_rows` rows."""
-        out = x.new_empty(num_rows, *x.shape[1:])
         if self.world_size == 1:
             return lambda: x
+        out = x.new_empty(num_rows, *x.shape[1:])
         ahead, behind = (self.rank + 1) % self.world_size, (self.rank - 1) % self.world_size
         transfers = [
             dist.P2POp(dist.isend, x.contiguous(), ahead),
@@ -113,7 +113,11 @@ class Comm:
 
         def wait() -> Tensor:
             for work in works:
-                work.wait()
+                if x.device.type == "cpu":
+                    # Point-to-point transfers over gloo keep the deadline they were connected with.
+                    work.wait(timedelta(seconds=self._deadline))
+                else:  # with a timeout, NCCL's wait would block the host
+                    work.wait()
             return out
 
         return wait

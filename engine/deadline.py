@@ -32,5 +32,14 @@ def prefill_flops(
     ranks = range(layout.world_size)
     rows = max(layout.num_rows(rank) for rank in ranks)
     pairs = max(method.attention_pairs(layout, rank) for rank in ranks)
-    per_pair = 4 * config.head_dim * config.num_heads * config.num_layers
-    return 2.0 * num_parameters * rows + per_pair * pairs
+    return 2.0 * num_parameters * rows + _flops_per_pair(config) * pairs
+
+
+def token_flops(config: DecoderConfig, num_parameters: int, layout: Layout) -> float:
+    """FLOPs of the busiest rank for one new token: the weights, and the cache it attends."""
+    cached = max(layout.num_cached(rank) for rank in range(layout.world_size))
+    return 2.0 * num_parameters + _flops_per_pair(config) * cached
+
+
+def _flops_per_pair(config: DecoderConfig) -> float:
+    return 4.0 * config.head_dim * config.num_heads * config.num_layers

@@ -42,10 +42,10 @@ class Result:
     seconds: dict[str, float]
 
 
-def _end(process: subprocess.Popen[bytes]) -> int:
-    """The exit code of a worker whose channel is closed; killed if it takes too long to end."""
+def _end(process: subprocess.Popen[bytes], until: float) -> int:
+    """The exit code of a worker whose channel is closed; killed if it runs beyond `until`."""
     try:
-        return process.wait(timeout=GRACE_SECONDS)
+        return process.wait(timeout=max(0.0, until - time.monotonic()))
     except subprocess.TimeoutExpired:
         process.kill()
         return process.wait()
@@ -66,7 +66,7 @@ class Engine:
         world_size: number of ranks.
         device: "cpu" or "cuda".
         dtype: torch dtype name.
-        deadline: seconds without any message during a request after which the group counts as hung.
+        deadline: seconds the workers may take to begin a request; each stage then has its own.
     """
 
     def __init__(
@@ -137,8 +137,9 @@ class Engine:
         folder, self._folder = self._folder, None
         for worker in workers:
             worker.connection.close()
+        until = time.monotonic() + GRACE_SECONDS
         for worker in workers:
-            _end(worker.process)
+            _end(worker.process, until)
         if folder is not None:
             folder.cleanup()
 
@@ -206,7 +207,7 @@ class Engine:
                     answers[rank] = value
                     failure = failure or channel.decode_error(value)
                 elif name == "stage":
-                    limit = min(deadline, value["deadline"] + GRACE_SECONDS)
+                    limit = value["deadline"] + GRACE_SECONDS
                     if rank == 0:
                         on_message(name, value["name"])
                 elif rank == 0:
@@ -231,7 +232,7 @@ class Engine:
         try:
             return channel.receive(worker.connection)
         except (EOFError, OSError) as error:
-            code = _end(worker.process)
+            code = _end(worker.process, time.monotonic() + GRACE_SECONDS)
             lines = worker.log.read_text(errors="replace").strip().splitlines()
             last = f": {lines[-1]}" if lines else ""
             raise EngineDown(f"rank {rank} ended with code {code} during {what}{last}") from error

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from spava_app.engine.comm import Comm
-from spava_app.engine.deadline import deadline_for, prefill_flops
+from spava_app.engine.deadline import deadline_for, prefill_flops, token_flops
 from spava_app.engine.front_end import FrontEnd
 from spava_app.engine.kv_cache import KVCache
 from spava_app.engine.layout import Layout
@@ -63,9 +63,11 @@ class Runner:
         prefill = method.prefill(layout, comm, cache)
         local = positions[..., torch.tensor(layout.positions(comm.rank), dtype=torch.int64)]
         with timer.stage("prefill"):
-            token = self._step(layout, hidden, local, prefill.attend)
+            row = layout.last_row(comm.rank)
+            token = self._step(layout, hidden, local, prefill.attend, row)
 
-        comm.deadline = deadline_for(2.0 * parameters, self.device.type)
+        flops = token_flops(config, parameters, layout)
+        comm.deadline = deadline_for(flops, self.device.type)
         decode = Decode(layout, comm, cache)
         position = positions.amax().expand(*positions.shape[:-1], 1) + 1
         with timer.stage("generate"):
@@ -74,7 +76,7 @@ class Runner:
                     return
                 yield token
                 hidden = self.decoder.embed(torch.tensor([token], device=self.device))
-                token = self._step(layout, hidden, position, decode.attend)
+                token = self._step(layout, hidden, position, decode.attend, 0)
                 decode.next_token()
                 position = position + 1
         if token not in request.stop_ids:
@@ -128,19 +130,22 @@ class Runner:
         new = -(-max_new_tokens // self.comm.world_size)
         return KVCache(
             config.num_layers,
-            len(layout.cached(self.comm.rank)) + new,
+            layout.num_cached(self.comm.rank) + new,
             config.num_kv_heads,
             config.head_dim,
             dtype=dtype,
             device=self.device,
         )
 
-    def _step(self, layout: Layout, hidden: Tensor, positions: Tensor, attend: Attend) -> int:
-        """One pass of the decoder over this rank's rows; the query owner takes the best next token
-        for all.
+    def _step(
+        self, layout: Layout, hidden: Tensor, positions: Tensor, attend: Attend, row: int
+    ) -> int:
+        """One pass of the decoder over this rank's rows; the query owner takes the best token after
+        its row `row` for all.
         """
         hidden = self.decoder(hidden, positions.to(self.device), attend)
         token = torch.zeros(1, dtype=torch.int64, device=self.device)
         if self.comm.rank == layout.query_owner:
-            token = self.decoder.logits(hidden[-1:]).argmax(dim=-1)
+            last = hidden[row : row + 1]
+            token = self.decoder.logits(last).argmax(dim=-1)
         return int(self.comm.broadcast(token, layout.query_owner))

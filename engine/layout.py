@@ -126,6 +126,16 @@ class Layout:
         blocks = sum(len(self.blocks[j]) for j in self.own(rank))
         return len(self.anchor_rows(rank)) + blocks + self.query_len + self.extra_len
 
+    def last_row(self, rank: int) -> int:
+        """Which of the query owner's rows is the prompt's last token."""
+        return self.num_rows(rank) - self.extra_len - 1
+
+    def num_cached(self, rank: int) -> int:
+        """How many tokens `rank` keeps."""
+        anchor = len(self.anchor_shard(rank)) if self.anchor_cached else 0
+        blocks = sum(len(self.blocks[j]) for j in self.own(rank))
+        return anchor + blocks + (self.query_len if rank == self.query_owner else 0)
+
     def positions(self, rank: int) -> list[int]:
         """Where in the prompt those rows stand: their token indices, but for an anchor's rows."""
         return [*self.anchor_rows(rank), *self._after_anchor(rank)]

@@ -88,8 +88,7 @@ class Sampler:
         (kept,) = probabilities.nonzero(as_tuple=True)
         cumulative = probabilities[kept].cumsum(0)
         drawn = torch.rand((), dtype=torch.float64, generator=self._generator) * cumulative[-1]
-        index = int(torch.searchsorted(cumulative, drawn, right=True))
-        return int(kept[min(index, len(kept) - 1)])
+        return int(kept[torch.searchsorted(cumulative, drawn)])
 
     def accept(self, token: int) -> None:
         """Take note that `token` is part of the answer."""

@@ -31,9 +31,10 @@ def query_scores(q_query: Tensor, k: Tensor) -> Tensor:
     return torch.einsum("thd,hd->ht", k.to(dtype), mean)
 
 
-def select(scores: Tensor, count: int) -> Tensor:
+def select(scores: Tensor, count: int, *, skip: int = 0) -> Tensor:
     """Indices `[Hkv, min(count, T)]` of the best rows of one block per KV head, best first.
 
+    The first `skip` rows count for their neighbours' scores and are never selected themselves.
     Scores `[Hkv, T]` are max-pooled over `POOL_WINDOW` neighbours inside the block first. Pooling
     makes equal scores the rule, so ties go to the lowest index: every device, backend and world
     size then selects the same rows. NaN counts as the highest score, as `torch.sort` has it: it
@@ -46,7 +47,8 @@ def select(scores: Tensor, count: int) -> Tensor:
     # One NaN for all, because a radix sort tells them apart. A stable sort, because topk promises
     # nothing about ties and, over keys made unique, takes longer on a GPU (docs/performance.md).
     pooled = pooled.masked_fill(pooled.isnan(), torch.nan)
-    return pooled.sort(dim=-1, descending=True, stable=True).indices[:, :count]
+    best = pooled[:, skip:].sort(dim=-1, descending=True, stable=True).indices
+    return best[:, :count] + skip
 
 
 def gather_packed(k: Tensor, v: Tensor, indices: Tensor) -> Tensor:

@@ -74,8 +74,11 @@ class Method(ABC):
     def prefill(self, layout: Layout, comm: Comm, cache: KVCache) -> "Prefill":
         """The state of one request on this rank."""
 
-    def check_heads(self, num_heads: int, num_kv_heads: int, world_size: int) -> None:  # noqa: B027
+    def check_heads(self, num_heads: int, num_kv_heads: int, world_size: int) -> None:
         """Raise InvalidInput where the method cannot run a model with so many heads."""
+        if num_kv_heads < 1 or num_heads % num_kv_heads:
+            fix = f"must be a multiple of the model's {num_kv_heads} KV heads"
+            raise InvalidInput("num_heads", num_heads, fix)
 
     def attention_pairs(self, layout: Layout, rank: int) -> int:
         """Query-key pairs per head that `rank` computes in the prefill of one layer.

@@ -69,8 +69,11 @@ class BlockwiseMethod(Method):
             + len(block) * (layout.anchor_len * layout.sees_anchor(j) + layout.passed_before(j))
             for block, j in own
         )
-        cached = len(layout.cached(rank))
-        return anchor + blocks + layout.query_len * cached
+        query = 0
+        if rank == layout.query_owner:
+            query = causal_pairs(range(layout.query_len)) + causal_pairs(range(layout.extra_len))
+        context = layout.num_cached(rank) - (layout.query_len if query else 0)
+        return anchor + blocks + query + (layout.query_len + layout.extra_len) * context
 
 
 @dataclass(frozen=True)
@@ -133,8 +136,11 @@ class BlockwisePrefill(Prefill):
         for (block, rows), own in zip(self.blocks, local, strict=True):
             first = 0 if self.layout.sees_anchor(block) else self.layout.anchor_len
             stop = self.layout.anchor_len + self.layout.passed_before(block)
-            before = self._attention(q[rows], seen_k[first:stop], seen_v[first:stop], causal=False)
-            outs.append(merge((own, before))[0].to(q.dtype))
+            if first < stop:
+                seen = slice(first, stop)
+                before = self._attention(q[rows], seen_k[seen], seen_v[seen], causal=False)
+                own = merge((own, before))
+            outs.append(own[0].to(q.dtype))
         outs.append(merge_packed(answered())[0].to(q.dtype))
         self._keep(layer, k, v)
         return torch.cat(outs)
@@ -180,14 +186,13 @@ class BlockwisePrefill(Prefill):
             count = self.layout.passing[block] if self.layout.passing else 0
             if count:
                 # Rows that may not be selected lie at the front of their block.
-                skipped = len(self.layout.blocks[block]) - len(self.layout.candidates[block])
-                rows = slice(rows.start + skipped, rows.stop)
+                skip = len(self.layout.blocks[block]) - len(self.layout.candidates[block])
                 scores = (
                     query_scores(q[self.query_at : self.extra_at], k[rows])
                     if key_scores is None
                     else key_scores[:, rows]
                 )
-                parts.append(gather_packed(k[rows], v[rows], select(scores, count)))
+                parts.append(gather_packed(k[rows], v[rows], select(scores, count, skip=skip)))
         padding = self._sent_rows - sum(map(len, parts))
         parts.append(k.new_zeros(padding, k.shape[1], 2 * k.shape[2]))
         return torch.cat(parts)

@@ -36,24 +36,35 @@ class RingPrefill(Prefill):
         self.cache.append(layer, k, v)
         rank, world_size = self.comm.rank, self.comm.world_size
         here = torch.cat((k, v), dim=-1)
-        merged = self._attention(q, k[:0], v[:0], causal=False)
+        merged: dict[int, Partial] = {}
         for step in range(world_size):
             sender = (rank - step) % world_size
-            before = (sender - 1) % world_size
             last = step == world_size - 1
+            before = (sender - 1) % world_size
             coming = None if last else self.comm.shift(here, self._num_rows(before))
-            merged = self._attend_from(sender, q, *here.chunk(2, dim=-1), merged)
+            first = self._first_row(sender)
+            if first < len(q) or step == 0:
+                part = self._attend_to(sender, q[first:], *here.chunk(2, dim=-1))
+                merged[first] = merge((merged[first], part)) if first in merged else part
             if coming is not None:
                 here = coming()
-        return merged[0].to(q.dtype)
+        return self._joined(merged).to(q.dtype)
 
     def _num_rows(self, rank: int) -> int:
         return sum(len(self.layout.blocks[j]) for j in self.layout.own(rank))
 
-    def _attend_from(
-        self, sender: int, q: Tensor, k: Tensor, v: Tensor, merged: Partial
-    ) -> Partial:
-        """Merge the attention to the keys of rank `sender` into what was attended before."""
-        if sender > self.comm.rank:
-            return merged
-        return merge((merged, self._attention(q, k, v, causal=sender == self.comm.rank)))
+    def _first_row(self, sender: int) -> int:
+        """The first local row that sees keys of rank `sender`; all rows after it do too."""
+        return 0 if sender <= self.comm.rank else self._num_rows(self.comm.rank)
+
+    def _attend_to(self, sender: int, q: Tensor, k: Tensor, v: Tensor) -> Partial:
+        """Attention of the rows that see keys of rank `sender`."""
+        return self._attention(q, k, v, causal=sender == self.comm.rank)
+
+    def _joined(self, merged: dict[int, Partial]) -> Tensor:
+        """The output of all rows, from partials of the rows from `first` on, by `first`."""
+        whole = merged.pop(0)
+        for first, late in merged.items():
+            tail, _ = merge(((whole[0][first:], whole[1][:, first:]), late))
+            return torch.cat((whole[0][:first].to(tail.dtype), tail))
+        return whole[0]

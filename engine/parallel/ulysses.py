@@ -25,6 +25,7 @@ class Ulysses(ExactMethod):
     name = "ulysses"
 
     def check_heads(self, num_heads: int, num_kv_heads: int, world_size: int) -> None:
+        super().check_heads(num_heads, num_kv_heads, world_size)
         if num_heads % world_size or (num_kv_heads % world_size and world_size % num_kv_heads):
             fix = (
                 f"ulysses cannot spread {num_heads} query and {num_kv_heads} KV heads evenly: "

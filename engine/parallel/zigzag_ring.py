@@ -6,7 +6,6 @@ rank the same: all its rows against one early chunk, or its late rows against bo
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from spava_app.engine.comm import Comm
@@ -15,7 +14,7 @@ from spava_app.engine.layout import Layout, zigzag_owners
 from spava_app.engine.parallel.base import Prefill
 from spava_app.engine.parallel.exact import ExactMethod
 from spava_app.engine.parallel.ring import RingPrefill
-from spava_app.kernels.lse import Partial, merge
+from spava_app.kernels.lse import Partial
 
 
 @dataclass(frozen=True)
@@ -34,19 +33,13 @@ class ZigzagRing(ExactMethod):
 class ZigzagRingPrefill(RingPrefill):
     """The ring's steps with the zigzag's share of work in each."""
 
-    def _attend_from(
-        self, sender: int, q: Tensor, k: Tensor, v: Tensor, merged: Partial
-    ) -> Partial:
-        if sender == self.comm.rank:  # the late chunk's rows come last, so causal is right for both
-            return merge((merged, self._attention(q, k, v, causal=True)))
-        if sender < self.comm.rank:
+    def _first_row(self, sender: int) -> int:
+        # From a later rank both chunks lie before this rank's late chunk, and behind its early one.
+        return 0 if sender <= self.comm.rank else len(self.layout.blocks[self.comm.rank])
+
+    def _attend_to(self, sender: int, q: Tensor, k: Tensor, v: Tensor) -> Partial:
+        if sender < self.comm.rank:  # its late chunk lies behind all rows here
             early = len(self.layout.blocks[sender])
-            return merge((merged, self._attention(q, k[:early], v[:early], causal=False)))
-        rows = len(self.layout.blocks[self.comm.rank])
-        late = merge(
-            ((merged[0][rows:], merged[1][:, rows:]), self._attention(q[rows:], k, v, causal=False))
-        )
-        return (
-            torch.cat((merged[0][:rows].to(late[0].dtype), late[0])),
-            torch.cat((merged[1][:, :rows], late[1]), dim=1),
-        )
+            return self._attention(q, k[:early], v[:early], causal=False)
+        # Of its own chunks the late one's rows come last, so causal is right for both.
+        return self._attention(q, k, v, causal=sender == self.comm.rank)

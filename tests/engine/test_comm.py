@@ -2,8 +2,10 @@
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 
-from comm_tasks import all_calls, stay_away
+import pytest
+from comm_tasks import all_calls, hang_before_the_prefill, stay_away
 from dist import RankPool
 
 
@@ -22,11 +24,23 @@ def test_collectives(ranks: Callable[[int], RankPool]) -> None:
             assert got["any"] == (True, False)
 
 
-def test_a_collective_ends_at_its_deadline() -> None:
+@pytest.mark.parametrize("call", ["all_gather", "all_to_all", "shift"])
+def test_a_collective_ends_at_its_deadline(call: str) -> None:
     """A pool of its own: a group in which a collective failed is not used again."""
     pool = RankPool(2)
     began = time.monotonic()
-    waited, stayed = pool.run(stay_away, 2.0)
+    waited, stayed = pool.run(stay_away, call, 1.0)
+    pool.close()
+    assert waited == "RuntimeError"
+    assert stayed == "away"
+    assert time.monotonic() - began < 30  # connected with 60 s
+
+
+def test_a_rank_that_hangs_ends_the_request_at_the_stages_deadline(checkpoint: Path) -> None:
+    """The deadline that `Runner` sets from its prediction, with the least one lowered to 1 s."""
+    pool = RankPool(2)
+    began = time.monotonic()
+    waited, stayed = pool.run(hang_before_the_prefill, checkpoint, 1.0)
     pool.close()
     assert waited == "RuntimeError"
     assert stayed == "away"

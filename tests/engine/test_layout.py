@@ -4,6 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from spava_app.engine.deadline import (
+    LEAST_SECONDS,
+    deadline_for,
+    frames_deadline,
+    prefill_flops,
+    token_flops,
+)
 from spava_app.engine.layout import (
     Layout,
     PromptShape,
@@ -12,6 +19,8 @@ from spava_app.engine.layout import (
     shard,
     zigzag_owners,
 )
+from spava_app.engine.models.decoder import DecoderConfig
+from spava_app.engine.models.rope_config import RopeConfig
 from spava_app.engine.parallel.base import make_method, methods
 from spava_app.errors import InvalidInput
 
@@ -43,7 +52,9 @@ def test_every_token_is_computed_and_cached_once(
     assert sorted({token for rank in ranks for token in layout.rows(rank)}) == list(range(n))
     for rank in ranks:
         assert len(layout.rows(rank)) == len(layout.positions(rank)) == layout.num_rows(rank)
-    assert layout.rows(layout.query_owner)[-1] == n - 1
+        assert len(layout.cached(rank)) == layout.num_cached(rank)
+    owner = layout.query_owner
+    assert layout.rows(owner)[layout.last_row(owner)] == n - 1
     assert len(layout.owners) == len(layout.blocks)
     for before, after in zip(layout.blocks[:-1], layout.blocks[1:], strict=True):
         assert before.stop == after.start
@@ -152,3 +163,40 @@ def test_cut_and_shard_cover_without_overlap(length: int, parts: int) -> None:
 def test_prompt_shapes_that_cannot_be(values: dict[str, int], field: str) -> None:
     with pytest.raises(InvalidInput, match=field):
         PromptShape(**values)
+
+
+def test_deadlines_grow_with_the_work_and_never_fall_below_the_least() -> None:
+    assert deadline_for(0, "cpu") == LEAST_SECONDS
+    assert deadline_for(1e12, "cpu") == LEAST_SECONDS + 20 * 200
+    assert frames_deadline(10, 0, "cuda") == LEAST_SECONDS + 100
+
+
+def test_predicted_flops_by_hand() -> None:
+    """Two tokens on each of two ranks: 2 x 1,000 x 2 weights, then pairs x 4 x 8 x 4 x 3."""
+    config = DecoderConfig(
+        vocab_size=10,
+        hidden_size=32,
+        intermediate_size=8,
+        num_layers=3,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=8,
+        norm_eps=1e-6,
+        rope=RopeConfig(1e4),
+        mrope_section=None,
+        qkv_bias=False,
+        output_bias=False,
+        tie_embeddings=True,
+    )
+    method = make_method("ring")
+    layout = method.layout(PromptShape(4, 1), 2)
+    assert prefill_flops(config, 1000, method, layout) == 2 * 1000 * 2 + (3 + 4) * 384
+    assert token_flops(config, 1000, layout) == 2 * 1000 + 2 * 384
+
+
+def test_pairs_with_extra_rows() -> None:
+    """One rank: a context of 5 seen by 3 question and 2 extra rows, which see themselves too."""
+    method = make_method("spava", {"anchor_len": 0, "virtual_hosts": 1})
+    layout = method.layout(PromptShape(8, 3, extra_len=2), 1)
+    assert method.attention_pairs(layout, 0) == 15 + (3 + 2) * 5 + 6 + 3
+    assert layout.last_row(0) == 7

@@ -11,6 +11,7 @@ from spava_app.engine.comm import Comm
 from spava_app.engine.kv_cache import KVCache
 from spava_app.engine.layout import PromptShape
 from spava_app.engine.models.decoder import Decoder, DecoderConfig
+from spava_app.engine.models.rope_config import RopeConfig
 from spava_app.engine.parallel.base import Decode, make_method
 
 LAYERS, NEW_TOKENS = 2, 3
@@ -141,8 +142,10 @@ def tiny_decoder() -> Decoder:
         num_kv_heads=2,
         head_dim=8,
         norm_eps=1e-6,
-        rope_theta=100.0,
+        rope=RopeConfig(100.0),
         mrope_section=(1, 2, 1),
+        qkv_bias=True,
+        output_bias=False,
         tie_embeddings=True,
     )
     torch.manual_seed(0)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 from dist import RankPool
-from gpu_tasks import relative_errors
+from gpu_tasks import overlap_changes_nothing, relative_errors
 
 from spava_app.engine.parallel.base import methods
 from spava_app.kernels.attention import BACKENDS
@@ -66,3 +66,11 @@ def test_bfloat16_is_float32_up_to_rounding(
         record_property(f"rank{rank}", errors)
         assert errors["prefill"] < ALLOWED
         assert errors["decode"] < ALLOWED
+
+
+@pytest.mark.parametrize("world_size", WORLD_SIZES)
+@pytest.mark.parametrize("method", ["star", "apb", "spava"])
+def test_overlapped_is_bit_for_bit_the_same(
+    gpus: Callable[[int], RankPool], method: str, world_size: int
+) -> None:
+    assert gpus(world_size).run(overlap_changes_nothing, method, 40_000, 77) == [True] * world_size

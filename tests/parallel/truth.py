@@ -198,8 +198,8 @@ def see_themselves_and_passing(
         own = slice(block.start, block.stop)
         seen[:, own, own] = causal(len(block), 1)
         for head in range(k.shape[1]):
-            raw = (scores or query_aware(problem))(q, k, candidates[j], head)
-            for token in best(raw, candidates[j].start, passing[j]):
+            raw = (scores or query_aware(problem))(q, k, block, head)
+            for token in best(raw, block, candidates[j], passing[j]):
                 for later in blocks[j + 1 :]:
                     seen[head, later.start : later.stop, token] = True
 
@@ -215,8 +215,10 @@ def query_aware(problem: Problem) -> Scores:
     return scores
 
 
-def best(raw: list[float], start: int, count: int) -> list[int]:
-    """The tokens with the highest maximum over five neighbours, the earlier first among equals."""
-    pooled = [max(raw[max(i - 2, 0) : i + 3]) for i in range(len(raw))]
-    order = sorted(range(len(raw)), key=lambda i: (-pooled[i], i))
-    return [start + i for i in order[:count]]
+def best(raw: list[float], block: range, candidates: range, count: int) -> list[int]:
+    """The candidates with the highest maximum over five neighbours, the earlier first among equals.
+
+    The maximum is over all neighbours inside the block, candidates or not.
+    """
+    pooled = {token: max(raw[max(i - 2, 0) : i + 3]) for i, token in enumerate(block)}
+    return sorted(candidates, key=lambda token: (-pooled[token], token))[:count]

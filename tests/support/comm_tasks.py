@@ -1,11 +1,17 @@
 """Collectives, one after the other, as the engine calls them."""
 
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
+from generation import generate
 
+from spava_app.engine import deadline
 from spava_app.engine.comm import Comm
+from spava_app.engine.request import Request
+from spava_app.engine.video.pixel_config import PixelConfig
 
 
 def all_calls(comm: Comm) -> dict[str, Any]:
@@ -27,14 +33,52 @@ def all_calls(comm: Comm) -> dict[str, Any]:
     }
 
 
-def stay_away(comm: Comm, deadline: float) -> str:
-    """Rank 0 gathers with a deadline; rank 1 does not come until it has passed."""
-    comm.deadline = deadline
+def stay_away(comm: Comm, call: str, seconds: float) -> str:
+    """Rank 0 calls with a deadline; rank 1 does not come until it has passed."""
+    comm.deadline = seconds
     if comm.rank == 1:
-        time.sleep(3 * deadline)
+        time.sleep(3 * seconds)
         return "away"
+    x = torch.zeros(2, 1)
+    calls: dict[str, Callable[[], object]] = {
+        "all_gather": lambda: comm.all_gather(x)(),
+        "all_to_all": lambda: comm.all_to_all(x, [1, 1], [1, 1]),
+        "shift": lambda: comm.shift(x, 2)(),
+    }
+    return error_of(calls[call])
+
+
+def hang_before_the_prefill(comm: Comm, checkpoint: Path, least: float) -> str:
+    """Rank 0 runs a request; rank 1 has loaded the model and hangs."""
+    if comm.rank == 1:
+        time.sleep(8 * least)
+        return "away"
+    deadline.LEAST_SECONDS = least
+    request = Request(
+        video="",
+        frames=(),
+        times=(),
+        interval=0.0,
+        size=(0, 0),
+        grid=(0, 0, 0),
+        token_ids=tuple(range(40)),
+        video_start=0,
+        num_visual=0,
+        query_len=4,
+        system_len=0,
+        question_len=4,
+        method="spava",
+        options={},
+        max_new_tokens=4,
+        stop_ids=(),
+    )
+    return error_of(lambda: generate(comm, checkpoint, PixelConfig(), request))
+
+
+def error_of(call: Callable[[], object]) -> str:
+    """The class of the error that `call` raises."""
     try:
-        comm.all_gather(torch.zeros(1))()
+        call()
     except RuntimeError as error:
         return type(error).__name__
-    return "gathered"
+    return "no error"

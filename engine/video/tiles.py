@@ -1,0 +1,143 @@
+"""From RGB frames to the square tiles an InternVL vision tower reads.
+
+Legend: N = frames, H, W = height and width, S = side of a tile. A video gives one tile per frame,
+whatever its shape; a picture may give a grid of tiles and a thumbnail.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from spava_app.engine.video.preprocess import _resize
+from spava_app.errors import CheckpointError, InvalidInput
+
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_IMAGENET_STD = (0.229, 0.224, 0.225)
+# The steps that are done here are these; a checkpoint that wants others must not be read wrongly.
+_FIXED = {
+    "do_resize": True,
+    "do_rescale": True,
+    "do_normalize": True,
+    "do_center_crop": False,
+    "do_pad": False,
+    "resample": 3,
+    "rescale_factor": 1 / 255,
+}
+
+
+@dataclass(frozen=True)
+class TileConfig:
+    """Pixel settings of an InternVL checkpoint; the defaults are those of InternVL3.
+
+    Attributes:
+        size: pixels along the side of a tile.
+        mean, std: per channel RGB, of values from 0 to 1.
+    """
+
+    size: int = 448
+    mean: tuple[float, float, float] = _IMAGENET_MEAN
+    std: tuple[float, float, float] = _IMAGENET_STD
+
+    def __post_init__(self) -> None:
+        if isinstance(self.size, bool) or not isinstance(self.size, int) or self.size < 1:
+            raise CheckpointError("size", self.size, "must be a positive whole number")
+        if len(self.mean) != 3 or len(self.std) != 3 or 0 in self.std:
+            fix = "must be three numbers each, no std of 0"
+            raise CheckpointError("image_mean, image_std", (self.mean, self.std), fix)
+
+    @classmethod
+    def from_dict(cls, settings: Mapping[str, Any]) -> "TileConfig":
+        """Read the dictionary of a preprocessor file of an "-hf" checkpoint.
+
+        Raises:
+            CheckpointError: a setting is missing, malformed, or asks for a step not done here.
+        """
+        for name, done in _FIXED.items():
+            value = settings.get(name)
+            if value is not None and value != done:
+                raise CheckpointError(name, value, f"only {done!r} is supported")
+        for name in ("size", "image_mean", "image_std"):
+            if not settings.get(name):
+                raise CheckpointError(name, settings.get(name), "must be in the preprocessor file")
+        size = settings["size"]
+        if size.get("height") != size.get("width"):
+            raise CheckpointError("size", size, "height and width must be the same")
+        mean, std = tuple(settings["image_mean"]), tuple(settings["image_std"])
+        return cls(size.get("height"), mean, std)
+
+
+def tile_grid(
+    height: int, width: int, max_tiles: int, *, min_tiles: int = 1, size: int = 448
+) -> tuple[int, int]:
+    """The (rows, columns) of tiles for a picture: the aspect ratio nearest to its own.
+
+    Of equally near grids the one with more tiles, as long as they cover less than twice the
+    picture's area. The rule of InternVL 1.5 (arXiv 2404.16821, section 3.3) and, to the order of
+    equals, of transformers.
+
+    Raises:
+        InvalidInput: a picture without pixels, or no possible number of tiles.
+    """
+    if min(height, width) < 1:
+        raise InvalidInput("height, width", (height, width), "must be positive")
+    if not 1 <= min_tiles <= max_tiles:
+        fix = "give 1 <= min_tiles <= max_tiles"
+        raise InvalidInput("min_tiles, max_tiles", (min_tiles, max_tiles), fix)
+    grids = [
+        (rows, columns)
+        for columns in range(1, max_tiles + 1)
+        for rows in range(1, max_tiles // columns + 1)
+        if rows * columns >= min_tiles
+    ]
+    best, nearest = (1, 1), float("inf")
+    for rows, columns in sorted(grids, key=lambda grid: grid[0] * grid[1]):
+        off = abs(width / height - columns / rows)
+        covers = height * width > 0.5 * size * size * rows * columns
+        if off < nearest or (off == nearest and covers):
+            best, nearest = (rows, columns), off
+    return best
+
+
+def tiles_of_grid(grid: tuple[int, int]) -> int:
+    """Tiles of one picture: those of its grid, and a thumbnail where they are several."""
+    rows, columns = grid
+    return rows * columns + (rows * columns > 1)
+
+
+def tile_frames(
+    frames: torch.Tensor, config: TileConfig, *, grid: tuple[int, int] = (1, 1)
+) -> torch.Tensor:
+    """Resize, cut and normalise frames, on the device they are on.
+
+    Args:
+        frames: [N, H, W, 3] uint8 RGB; N may be 0.
+        config: the checkpoint's settings.
+        grid: (rows, columns) of tiles of each frame, from `tile_grid`; one tile for a video.
+
+    Returns:
+        [N * tiles_of_grid(grid), 3, S, S] float32: frame by frame, the tiles of each row by row,
+        its thumbnail last.
+
+    Raises:
+        InvalidInput: frames of another shape or type, or a grid without tiles.
+    """
+    right = frames.dtype == torch.uint8 and frames.ndim == 4 and frames.shape[-1] == 3
+    if not right or 0 in frames.shape[1:]:
+        value = (tuple(frames.shape), frames.dtype)
+        raise InvalidInput("frames", value, "give uint8 RGB, [frames, height, width, 3]")
+    if min(grid) < 1:
+        raise InvalidInput("grid", grid, "give (rows, columns) from tile_grid")
+    (rows, columns), side = grid, config.size
+    if not len(frames):
+        return torch.empty(0, 3, side, side, device=frames.device)
+    pictures = frames.permute(0, 3, 1, 2)
+    large = _resize(pictures, (rows * side, columns * side))
+    cut = large.unflatten(3, (columns, side)).unflatten(2, (rows, side))
+    tiles = cut.permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
+    if rows * columns > 1:
+        tiles = torch.cat((tiles, _resize(pictures, (side, side))[:, None]), dim=1)
+    mean = torch.tensor(config.mean, device=frames.device)[:, None, None] * 255.0
+    std = torch.tensor(config.std, device=frames.device)[:, None, None] * 255.0
+    return tiles.flatten(0, 1).to(torch.float32).sub_(mean).div_(std)
