@@ -115,7 +115,7 @@ class Engine:
         """
         self.start()
         try:
-            self._send(request)
+            self._send({"request": request.to_json()})
             answers, failure = self._collect("result", "request", on_message, self._deadline)
         except BaseException:
             # Not all workers have ended the request (or the callback raised): what they still send
@@ -143,10 +143,16 @@ class Engine:
         if folder is not None:
             folder.cleanup()
 
-    def _send(self, request: Request) -> None:
+    def cancel(self) -> None:
+        """End the running request at its next token, on all ranks together; `run` then returns what
+        there is. To be called from `on_message`; too late, it does nothing.
+        """
+        self._send({"cancel": True})
+
+    def _send(self, message: dict[str, Any]) -> None:
         try:
             for worker in self._workers:
-                channel.send(worker.connection, {"request": request.to_json()})
+                channel.send(worker.connection, message)
         except OSError as error:
             raise EngineDown("a worker is gone: ask again to start a new group") from error
 

@@ -17,8 +17,13 @@ from spava_app.engine.layout import Layout
 from spava_app.engine.models.decoder import Attend, Decoder
 from spava_app.engine.parallel.base import Decode, make_method
 from spava_app.engine.request import Request
+from spava_app.engine.sampler import Sampler
 from spava_app.engine.timing import StageTimer
 from spava_app.errors import EngineError, InvalidInput, SpavaError
+
+Choose = Callable[[Tensor], int]
+# Broadcast in place of a token.
+CANCELLED, FAILED = -1, -2
 
 
 class PeerError(EngineError):
@@ -44,8 +49,13 @@ class Runner:
         return self.decoder.embed_tokens.weight.device
 
     @torch.inference_mode()
-    def run(self, request: Request, timer: StageTimer) -> Iterator[int]:
+    def run(
+        self, request: Request, timer: StageTimer, cancelled: Callable[[], bool] = lambda: False
+    ) -> Iterator[int]:
         """Yield the answer's token ids, the same on every rank, the stop token not included.
+
+        Args:
+            cancelled: asked on the query owner before each token; once true, generation ends.
 
         Raises:
             SpavaError: on the rank that met a problem with the input; `PeerError` on the others.
@@ -62,9 +72,11 @@ class Runner:
         cache = self._cache(layout, request.max_new_tokens, hidden.dtype)
         prefill = method.prefill(layout, comm, cache)
         local = positions[..., torch.tensor(layout.positions(comm.rank), dtype=torch.int64)]
+        choose = self._chooser(request, layout, cancelled)
+        ends = {*request.stop_ids, CANCELLED}
+        row = layout.last_row(comm.rank)
         with timer.stage("prefill"):
-            row = layout.last_row(comm.rank)
-            token = self._step(layout, hidden, local, prefill.attend, row)
+            token = self._step(hidden, local, prefill.attend, row, choose)
 
         flops = token_flops(config, parameters, layout)
         comm.deadline = deadline_for(flops, self.device.type)
@@ -72,14 +84,14 @@ class Runner:
         position = positions.amax().expand(*positions.shape[:-1], 1) + 1
         with timer.stage("generate"):
             for _ in range(request.max_new_tokens - 1):
-                if token in request.stop_ids:
+                if token in ends:
                     return
                 yield token
                 hidden = self.decoder.embed(torch.tensor([token], device=self.device))
-                token = self._step(layout, hidden, position, decode.attend, 0)
+                token = self._step(hidden, position, decode.attend, 0, choose)
                 decode.next_token()
                 position = position + 1
-        if token not in request.stop_ids:
+        if token not in ends:
             yield token
 
     def _embed(
@@ -138,14 +150,33 @@ class Runner:
         )
 
     def _step(
-        self, layout: Layout, hidden: Tensor, positions: Tensor, attend: Attend, row: int
+        self, hidden: Tensor, positions: Tensor, attend: Attend, row: int, choose: Choose
     ) -> int:
-        """One pass of the decoder over this rank's rows; the query owner takes the best token after
-        its row `row` for all.
-        """
+        """One pass of the decoder over this rank's rows, and the token after row `row` for all."""
         hidden = self.decoder(hidden, positions.to(self.device), attend)
-        token = torch.zeros(1, dtype=torch.int64, device=self.device)
-        if self.comm.rank == layout.query_owner:
-            last = hidden[row : row + 1]
-            token = self.decoder.logits(last).argmax(dim=-1)
-        return int(self.comm.broadcast(token, layout.query_owner))
+        return choose(hidden[row : row + 1])
+
+    def _chooser(self, request: Request, layout: Layout, cancelled: Callable[[], bool]) -> Choose:
+        """From the last row's hidden state to the next token, the same on every rank.
+
+        The query owner samples and the others are told. It is CANCELLED once the owner's
+        `cancelled` says so. A failure to sample is told too, so that no rank waits for a token that
+        never comes.
+        """
+        comm, sampler = self.comm, Sampler(request.sampling, request.token_ids)
+
+        def choose(last: Tensor) -> int:
+            chosen, failure = CANCELLED, None
+            if comm.rank == layout.query_owner and not cancelled():
+                try:
+                    chosen = sampler(self.decoder.logits(last)[0])
+                    sampler.accept(chosen)
+                except SpavaError as error:
+                    chosen, failure = FAILED, error
+            told = torch.tensor([chosen], device=self.device)
+            token = int(comm.broadcast(told, layout.query_owner))
+            if token == FAILED:
+                raise failure or PeerError("another rank failed")
+            return token
+
+        return choose

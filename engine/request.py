@@ -1,11 +1,12 @@
 """What the driver sends to the workers: one small JSON message per request, never a tensor."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 from spava_app.engine.layout import PromptShape
 from spava_app.engine.models.positions import Span, TextSpan, VideoSpan
+from spava_app.engine.sampler import Sampling
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Request:
         query_len, system_len, question_len: as in `PromptShape`.
         method, options: the prefill method.
         max_new_tokens, stop_ids: when generation ends.
+        sampling: how a token is chosen.
     """
 
     video: str
@@ -43,6 +45,7 @@ class Request:
     options: dict[str, Any]
     max_new_tokens: int
     stop_ids: tuple[int, ...]
+    sampling: Sampling = field(default_factory=Sampling)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -53,6 +56,7 @@ class Request:
         for name, value in fields.items():
             if isinstance(value, list):
                 fields[name] = tuple(value)
+        fields["sampling"] = Sampling(**fields["sampling"])
         return cls(**fields)
 
     @property

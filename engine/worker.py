@@ -27,33 +27,43 @@ from spava_app.engine.video.pixel_config import PixelConfig
 from spava_app.engine.weights import load_model
 from spava_app.errors import SpavaError
 
+# A request and the flag that cancels it.
+Asked = tuple[Request, threading.Event]
+
 
 def main() -> None:
     """Serve until the driver closes its end."""
     settings = WorkerSettings(**json.loads(sys.argv[1]))
     connection = Connection(settings.socket)
-    inbox: queue.Queue[Request] = queue.Queue()
+    inbox: queue.Queue[Asked] = queue.Queue()
     threading.Thread(target=_listen, args=(connection, inbox), daemon=True).start()
     try:
         runner = _start(settings)
         channel.send(connection, {"ready": True})
         while True:
-            _serve(runner, inbox.get(), connection)
+            _serve(runner, *inbox.get(), connection)
     except SpavaError as error:
         channel.send(connection, channel.encode_error(error))
         sys.exit(error.exit_code)
 
 
-def _listen(connection: Connection, inbox: "queue.Queue[Request]") -> None:
+def _listen(connection: Connection, inbox: "queue.Queue[Asked]") -> None:
     """Read requests; when the driver is gone, end the process whatever it is doing, a collective
     included.
     """
+    cancelled = threading.Event()
     while True:
         try:
             message = channel.receive(connection)
         except (EOFError, OSError):
             os._exit(0)
-        inbox.put(Request.from_json(message["request"]))
+        if "cancel" in message:
+            cancelled.set()
+        else:
+            # A flag of its own: the channel keeps order, so a cancel means the request sent last,
+            # and one that comes too late cannot end the next.
+            cancelled = threading.Event()
+            inbox.put((Request.from_json(message["request"]), cancelled))
 
 
 def _start(settings: WorkerSettings) -> Runner:
@@ -77,7 +87,9 @@ def _start(settings: WorkerSettings) -> Runner:
     return Runner(model.decoder, front_end, comm)
 
 
-def _serve(runner: Runner, request: Request, connection: Connection) -> None:
+def _serve(
+    runner: Runner, request: Request, cancelled: threading.Event, connection: Connection
+) -> None:
     """Answer one request. An input that cannot be served ends the request on every rank and nothing
     else.
     """
@@ -90,7 +102,7 @@ def _serve(runner: Runner, request: Request, connection: Connection) -> None:
     timer = StageTimer(runner.device, tell)
     try:
         tokens = []
-        for token in runner.run(request, timer):
+        for token in runner.run(request, timer, cancelled.is_set):
             channel.send(connection, {"token": token})
             tokens.append(token)
         channel.send(connection, {"result": {"tokens": tokens, "seconds": timer.seconds}})

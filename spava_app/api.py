@@ -2,8 +2,8 @@
 
 import sys
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,6 +11,7 @@ from spava_app.engine.engine import Engine
 from spava_app.engine.parallel.base import make_method
 from spava_app.engine.plan import Plan
 from spava_app.engine.request import Request
+from spava_app.engine.sampler import Sampling
 from spava_app.engine.video.pixel_config import PixelConfig
 from spava_app.engine.video.preprocess import grid_for, smart_resize
 from spava_app.engine.video.probe import probe
@@ -18,12 +19,28 @@ from spava_app.engine.video.sample import sample_times
 from spava_app.engine.weights import read_config
 from spava_app.errors import InvalidInput, check_count
 from spava_app.prompt import PromptBuilder
+from spava_app.text_stream import TextStream
 
 EMBEDDED = Path(__file__).parent / "assets" / "spava-tiny-vl"
 DEFAULT_FPS = 2.0
 MAX_FRAMES = 768  # as qwen-vl-utils; a longer video is sampled evenly
 
 OnEvent = Callable[[str, float], None]
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a question took.
+
+    Attributes:
+        prompt_tokens, answer_tokens: how many.
+        finish_reason: "stop" where the model or a stop string ended the answer, "length" where
+            `max_new_tokens` did.
+    """
+
+    prompt_tokens: int
+    answer_tokens: int
+    finish_reason: str
 
 
 @dataclass(frozen=True)
@@ -34,15 +51,22 @@ class Answer:
         text: what the model said.
         timings: seconds per stage of the slowest rank, and "total" from the call to the answer.
         plan: what was done.
+        usage: tokens in and out.
     """
 
     text: str
     timings: dict[str, float]
     plan: Plan
+    usage: Usage
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {"text": self.text, "timings": self.timings, "plan": self.plan.to_dict()}
+        return {
+            "text": self.text,
+            "timings": self.timings,
+            "plan": self.plan.to_dict(),
+            "usage": asdict(self.usage),
+        }
 
 
 class VideoQA:
@@ -113,7 +137,10 @@ class VideoQA:
         num_frames: int | None = None,
         fps: float | None = None,
         max_new_tokens: int = 64,
+        sampling: Sampling | None = None,
+        stop_strings: Sequence[str] = (),
         on_event: OnEvent | None = None,
+        on_text: Callable[[str], None] | None = None,
     ) -> Answer:
         """Answer `question` about `video`.
 
@@ -123,6 +150,10 @@ class VideoQA:
             num_frames: look at this many frames, evenly spaced in time.
             fps: or look at this many per second (default 2, at most 768 frames).
             max_new_tokens: longest answer.
+            sampling: temperature, top-p, top-k, repetition penalty and seed; by default the best
+                token each time. The same seed gives the same answer.
+            stop_strings: the answer ends before the first of these that it comes to.
+            on_text: called with each piece of the answer as it comes.
             on_event: called with (stage, seconds since the call) as each stage begins.
 
         Raises:
@@ -138,20 +169,38 @@ class VideoQA:
                 on_event(stage, time.perf_counter() - began)
 
         tell("probe")
-        request, plan = self._prepare(video, question, num_frames, fps, max_new_tokens)
+        stream = TextStream(self._prompts.decode, stop_strings)
+        num_tokens = 0
+
+        def show(piece: str) -> None:
+            if piece and on_text is not None:
+                on_text(piece)
+
+        request, plan = self._prepare(
+            video, question, num_frames, fps, max_new_tokens, sampling or Sampling()
+        )
         probed = time.perf_counter() - began
         tell("start")
         self._engine.start()
         started = time.perf_counter() - began
 
         def on_message(name: str, value: Any) -> None:
+            nonlocal num_tokens
             if name == "stage":
                 tell(value)
+            elif name == "token" and not stream.stopped:
+                num_tokens += 1
+                show(stream.push(value))
+                if stream.stopped:
+                    self._engine.cancel()
 
         result = self._engine.run(request, on_message)
         timings = {"probe": probed, "start": started - probed, **result.seconds}
         timings["total"] = time.perf_counter() - began
-        return Answer(self._prompts.decode(result.tokens).strip(), timings, plan)
+        show(stream.finish())
+        cut = num_tokens == max_new_tokens and not stream.stopped
+        usage = Usage(plan.num_tokens, num_tokens, "length" if cut else "stop")
+        return Answer(stream.text.strip(), timings, plan, usage)
 
     def _prepare(
         self,
@@ -160,6 +209,7 @@ class VideoQA:
         num_frames: int | None,
         fps: float | None,
         max_new_tokens: int,
+        sampling: Sampling,
     ) -> tuple[Request, Plan]:
         """Decide everything about a request before any worker sees it."""
         self._prompts.build(question, 1)  # a bad question is told before the file is read
@@ -196,6 +246,7 @@ class VideoQA:
             options=self._options,
             max_new_tokens=max_new_tokens,
             stop_ids=self._prompts.stop_ids,
+            sampling=sampling,
         )
         layout = self._method.layout(request.shape, self._ranks)
         plan = Plan(

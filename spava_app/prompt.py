@@ -3,6 +3,7 @@ from constants.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,9 +87,13 @@ class PromptBuilder:
             question_len=next(ends, len(tail)),
         )
 
-    def decode(self, token_ids: tuple[int, ...]) -> str:
-        """The text of an answer."""
-        return self._tokenizer.decode(token_ids, skip_special_tokens=True)
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of an answer, or of any run of its tokens."""
+        return self._tokenizer.decode(
+            token_ids,
+            skip_special_tokens=True,
+            clean_up_tokenization_spaces=False,  # it would rewrite text that was shown already
+        )
 
 
 def _stop_ids(folder: Path, end_of_sequence: int | None) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ import torch
 from transformers import AutoTokenizer
 
 from spava_app.api import EMBEDDED, Answer, VideoQA
+from spava_app.engine.sampler import Sampling
 from spava_app.engine.video.cards import CardScene
 from spava_app.errors import CheckpointError, InvalidInput, VideoError
 
@@ -231,3 +232,38 @@ def test_a_callback_that_raises_does_not_shift_the_answers(
         qa.ask(video, scene.cards[0].question, on_event=fail)
     for card in scene.cards[1:3]:
         assert qa.ask(video, card.question).text == card.answer
+
+
+def test_text_streams_and_a_stop_string_ends_the_answer_on_all_ranks(
+    qa: VideoQA, scene: CardScene, video: Path
+) -> None:
+    """Hot, the tiny model babbles; a stop string cuts it, and nothing is mixed up after."""
+    card = scene.cards[0]
+    hot = Sampling(temperature=8.0, seed=3)
+    pieces: list[str] = []
+    whole = qa.ask(video, card.question, max_new_tokens=40, sampling=hot, on_text=pieces.append)
+    assert "".join(pieces).strip() == whole.text
+    assert len(pieces) > 5
+    again = qa.ask(video, card.question, max_new_tokens=40, sampling=hot)
+    assert again.text == whole.text
+    stop = whole.text[len(whole.text) // 2 :][:3]
+    cut = qa.ask(video, card.question, max_new_tokens=40, sampling=hot, stop_strings=[stop])
+    assert cut.text == whole.text.split(stop)[0].strip()
+    assert cut.usage.finish_reason == "stop"
+    assert cut.usage.answer_tokens < whole.usage.answer_tokens
+    assert qa.ask(video, card.question).text == card.answer
+
+
+def test_usage_counts_and_says_why_the_answer_ended(
+    qa: VideoQA, scene: CardScene, video: Path
+) -> None:
+    answer = qa.ask(video, scene.cards[1].question)
+    assert answer.usage.prompt_tokens == answer.plan.num_tokens
+    assert (answer.usage.answer_tokens, answer.usage.finish_reason) == (1, "stop")
+    cut = qa.ask(video, scene.cards[1].question, max_new_tokens=1)
+    assert (cut.text, cut.usage.finish_reason) == (scene.cards[1].answer, "length")
+    assert answer.to_dict()["usage"] == {
+        "prompt_tokens": answer.plan.num_tokens,
+        "answer_tokens": 1,
+        "finish_reason": "stop",
+    }

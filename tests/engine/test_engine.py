@@ -15,6 +15,7 @@ import pytest
 from spava_app.engine import channel
 from spava_app.engine.engine import Engine
 from spava_app.engine.request import Request
+from spava_app.engine.sampler import Sampling
 from spava_app.errors import CheckpointError, EngineDown, InvalidInput, VideoError
 
 
@@ -135,3 +136,35 @@ def test_errors_travel(error: Exception) -> None:
     copy = channel.decode_error(channel.encode_error(error)["error"])
     assert type(copy) is type(error)
     assert str(copy) == str(error)
+
+
+def test_cancel_ends_the_answer_on_all_ranks_and_not_the_next_one(
+    engine: Engine, request_: Request
+) -> None:
+    seen: list[object] = []
+
+    def cancel_at_the_third(name: str, value: object) -> None:
+        if name == "token":
+            seen.append(value)
+            if len(seen) == 3:
+                engine.cancel()
+
+    long = replace(request_, max_new_tokens=400)
+    result = engine.run(long, cancel_at_the_third)
+    assert 3 <= len(result.tokens) < 400
+    engine.cancel()  # too late: nothing is running
+    assert len(engine.run(request_, ignore).tokens) == request_.max_new_tokens
+
+
+def test_sampling_is_the_same_on_any_number_of_ranks(
+    checkpoint: Path, engine: Engine, request_: Request
+) -> None:
+    hot = replace(request_, sampling=Sampling(temperature=2.0, seed=5))
+    two = engine.run(hot, ignore).tokens
+    with Engine(checkpoint, world_size=1, device="cpu", dtype="float32") as alone:
+        one = alone.run(hot, ignore).tokens
+    assert one == two
+    assert two != engine.run(request_, ignore).tokens
+    assert (
+        two != engine.run(replace(hot, sampling=Sampling(temperature=2.0, seed=6)), ignore).tokens
+    )
