@@ -10,9 +10,10 @@ from spava_app.engine.parallel.base import Method
 
 LEAST_SECONDS = 30.0
 MARGIN = 20.0
-# FLOP/s that any supported device exceeds, and seconds within which any frame is decoded.
+# FLOP/s that any supported device exceeds, and seconds within which any frame is decoded, even one
+# of a large picture far behind its key frame.
 SLOWEST = {"cpu": 5e9, "cuda": 3e13}
-SECONDS_PER_FRAME = 0.5
+SECONDS_PER_FRAME = 2.0
 
 
 def deadline_for(flops: float, device: str) -> float:
@@ -22,7 +23,7 @@ def deadline_for(flops: float, device: str) -> float:
 
 def frames_deadline(num_frames: int, flops: float, device: str) -> float:
     """Seconds that decoding `num_frames` frames and encoding them with `flops` may take."""
-    return deadline_for(flops, device) + MARGIN * SECONDS_PER_FRAME * num_frames
+    return deadline_for(flops, device) + SECONDS_PER_FRAME * num_frames
 
 
 def prefill_flops(

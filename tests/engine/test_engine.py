@@ -97,12 +97,26 @@ def test_worker_killed_between_requests(engine: Engine, request_: Request) -> No
     assert engine.run(request_, ignore).tokens == before.tokens
 
 
-def test_stopped_worker_is_noticed(checkpoint: Path, engine: Engine, request_: Request) -> None:
+def test_stopped_workers_are_noticed(checkpoint: Path, engine: Engine, request_: Request) -> None:
     with Engine(checkpoint, world_size=2, device="cpu", dtype="float32", deadline=4.0) as impatient:
         impatient.run(request_, ignore)
-        os.kill(impatient._workers[1].process.pid, signal.SIGSTOP)
-        with pytest.raises(EngineDown):
+        for worker in impatient._workers:
+            os.kill(worker.process.pid, signal.SIGSTOP)
+        with pytest.raises(EngineDown, match="no word from the workers for 4 s"):
             impatient.run(request_, ignore)
+
+
+@pytest.mark.slow
+def test_one_stopped_worker_ends_the_request_at_the_stages_deadline(
+    checkpoint: Path, engine: Engine, request_: Request
+) -> None:
+    """The other one waits for it in a collective: about a minute for these few frames."""
+    with Engine(checkpoint, world_size=2, device="cpu", dtype="float32") as other:
+        before = other.run(request_, ignore)
+        os.kill(other._workers[1].process.pid, signal.SIGSTOP)
+        with pytest.raises(EngineDown):
+            other.run(request_, ignore)
+        assert other.run(request_, ignore).tokens == before.tokens
 
 
 def test_close_leaves_no_process(checkpoint: Path, engine: Engine, request_: Request) -> None:

@@ -168,7 +168,7 @@ def test_prompt_shapes_that_cannot_be(values: dict[str, int], field: str) -> Non
 def test_deadlines_grow_with_the_work_and_never_fall_below_the_least() -> None:
     assert deadline_for(0, "cpu") == LEAST_SECONDS
     assert deadline_for(1e12, "cpu") == LEAST_SECONDS + 20 * 200
-    assert frames_deadline(10, 0, "cuda") == LEAST_SECONDS + 100
+    assert frames_deadline(10, 0, "cuda") == LEAST_SECONDS + 20
 
 
 def test_predicted_flops_by_hand() -> None:
