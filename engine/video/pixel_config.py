@@ -24,6 +24,14 @@ _FIXED = {
 }
 
 
+def refuse_other_steps(settings: Mapping[str, Any]) -> None:
+    """Raise CheckpointError where a preprocessor file asks for a step that is not done here."""
+    for name, done in _FIXED.items():
+        value = settings.get(name)
+        if value is not None and value != done:
+            raise CheckpointError(name, value, f"only {done!r} is supported")
+
+
 @dataclass(frozen=True)
 class PixelConfig:
     """Pixel settings of a Qwen2-VL style vision encoder; the defaults are transformers' own.
@@ -73,10 +81,7 @@ class PixelConfig:
         Raises:
             CheckpointError: a setting asks for a step that is not done here, or is malformed.
         """
-        for name, done in _FIXED.items():
-            value = settings.get(name)
-            if value is not None and value != done:
-                raise CheckpointError(name, value, f"only {done!r} is supported")
+        refuse_other_steps(settings)
         size = settings.get("size") or {}
         given = {
             "min_pixels": size.get("shortest_edge", size.get("min_pixels")),

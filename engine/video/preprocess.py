@@ -13,7 +13,7 @@ from torch.nn import functional
 from spava_app.engine.video.pixel_config import PixelConfig
 from spava_app.errors import InvalidInput, VideoError
 
-__all__ = ["PixelConfig", "grid_for", "patchify_frames", "smart_resize"]
+__all__ = ["PixelConfig", "grid_for", "patchify_frames", "resize", "smart_resize"]
 
 _MAX_ASPECT = 200
 
@@ -88,7 +88,7 @@ def patchify_frames(
     """
     _check(frames, config, size)
     patch, merge, span = config.patch_size, config.merge_size, config.temporal_patch_size
-    pictures = _resize(frames.permute(0, 3, 1, 2), size)
+    pictures = resize(frames.permute(0, 3, 1, 2), size)
     if missing := -len(pictures) % span:
         pictures = torch.cat([pictures, pictures[-1:].expand(missing, -1, -1, -1)])
     t, h, w = len(pictures) // span, size[0] // patch, size[1] // patch
@@ -100,7 +100,8 @@ def patchify_frames(
     return cut.to(torch.float32).sub_(mean).div_(std).flatten(1), (t, h, w)
 
 
-def _resize(pictures: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+def resize(pictures: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """uint8 pictures [N, 3, H, W] to `size` (height, width): bicubic, antialiased, still uint8."""
     if pictures.shape[-2:] == size:
         return pictures
     if pictures.device.type == "cpu":

@@ -10,21 +10,12 @@ from typing import Any
 
 import torch
 
-from spava_app.engine.video.preprocess import _resize
+from spava_app.engine.video.pixel_config import refuse_other_steps
+from spava_app.engine.video.preprocess import resize
 from spava_app.errors import CheckpointError, InvalidInput
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
-# The steps that are done here are these; a checkpoint that wants others must not be read wrongly.
-_FIXED = {
-    "do_resize": True,
-    "do_rescale": True,
-    "do_normalize": True,
-    "do_center_crop": False,
-    "do_pad": False,
-    "resample": 3,
-    "rescale_factor": 1 / 255,
-}
 
 
 @dataclass(frozen=True)
@@ -54,10 +45,7 @@ class TileConfig:
         Raises:
             CheckpointError: a setting is missing, malformed, or asks for a step not done here.
         """
-        for name, done in _FIXED.items():
-            value = settings.get(name)
-            if value is not None and value != done:
-                raise CheckpointError(name, value, f"only {done!r} is supported")
+        refuse_other_steps(settings)
         for name in ("size", "image_mean", "image_std"):
             if not settings.get(name):
                 raise CheckpointError(name, settings.get(name), "must be in the preprocessor file")
@@ -133,11 +121,11 @@ def tile_frames(
     if not len(frames):
         return torch.empty(0, 3, side, side, device=frames.device)
     pictures = frames.permute(0, 3, 1, 2)
-    large = _resize(pictures, (rows * side, columns * side))
+    large = resize(pictures, (rows * side, columns * side))
     cut = large.unflatten(3, (columns, side)).unflatten(2, (rows, side))
     tiles = cut.permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
     if rows * columns > 1:
-        tiles = torch.cat((tiles, _resize(pictures, (side, side))[:, None]), dim=1)
+        tiles = torch.cat((tiles, resize(pictures, (side, side))[:, None]), dim=1)
     mean = torch.tensor(config.mean, device=frames.device)[:, None, None] * 255.0
     std = torch.tensor(config.std, device=frames.device)[:, None, None] * 255.0
     return tiles.flatten(0, 1).to(torch.float32).sub_(mean).div_(std)
