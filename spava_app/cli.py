@@ -117,7 +117,7 @@ def ask(
 
     The answer goes to stdout; on a terminal, the stages with their times and the plan (frames,
     tokens, method) go to stderr. With `--json`, stdout is one object with `text`, `timings` in
-    seconds and `plan`.
+    seconds, `plan` and `usage`.
 
     More frames see shorter events and cost more time. Options that name methods trade accuracy for
     speed, and are refused by methods that have no such option.
