@@ -2,6 +2,7 @@
 method is exact.
 """
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import torch
 from dist import RankPool
 from generation import error_when_only_the_last_fails, generate
+from safetensors.torch import load_file, save_file
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from spava_app.engine.models.positions import multimodal_positions
@@ -127,5 +129,19 @@ def test_a_rank_that_fails_alone_ends_the_request_on_all(
     lost = replace(request_, video=request_.video + ".gone")
     classes = ranks(2).run(error_when_only_the_last_fails, checkpoint, PIXELS, request_, lost)
     assert classes == ["PeerError", "VideoError"]
+    for tokens, _ in ranks(2).run(generate, checkpoint, PIXELS, request_):
+        assert tokens == expected
+
+
+def test_a_model_that_produces_nan_is_told_on_all_ranks(
+    ranks: Ranks, checkpoint: Path, request_: Request, expected: list[int], tmp_path: Path
+) -> None:
+    """Only the query owner samples: the others must not wait for a token that never comes."""
+    broken = Path(shutil.copytree(checkpoint, tmp_path / "nan"))
+    tensors = load_file(broken / "model.safetensors")
+    tensors["model.norm.weight"] = tensors["model.norm.weight"] * torch.nan
+    save_file(tensors, broken / "model.safetensors")
+    classes = ranks(2).run(error_when_only_the_last_fails, broken, PIXELS, request_, request_)
+    assert classes == ["EngineError", "PeerError"]
     for tokens, _ in ranks(2).run(generate, checkpoint, PIXELS, request_):
         assert tokens == expected

@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 import torch
 from dist import RankPool
-from generation import generate
+from generation import generate, text_request
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, Qwen2Config
 
-from spava_app.engine.request import Request
 from spava_app.engine.video.pixel_config import PixelConfig
 from spava_app.engine.weights import load_model
 from spava_app.kernels.attention import attention
@@ -105,24 +104,7 @@ def test_greedy_tokens(
     ranks: Callable[[int], RankPool], saved: Saved, method: str, world_size: int
 ) -> None:
     options = {"passing_fraction": 1.0, "virtual_hosts": 6} if method == "spava" else {}
-    request = Request(
-        video="",
-        frames=(),
-        times=(),
-        interval=0.0,
-        size=(0, 0),
-        grid=(0, 0, 0),
-        token_ids=tuple(saved.prompt),
-        video_start=0,
-        num_visual=0,
-        query_len=5,
-        system_len=0,
-        question_len=5,
-        method=method,
-        options=options,
-        max_new_tokens=NEW_TOKENS,
-        stop_ids=(),
-    )
+    request = text_request(saved.prompt, method=method, options=options, max_new_tokens=NEW_TOKENS)
     for tokens, stages in ranks(world_size).run(generate, saved.folder, PixelConfig(), request):
         assert tokens == saved.tokens
         assert stages == ["prefill", "generate"]

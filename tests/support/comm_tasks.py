@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from generation import generate
+from generation import generate, text_request
 
 from spava_app.engine import deadline
 from spava_app.engine.comm import Comm
-from spava_app.engine.request import Request
 from spava_app.engine.video.pixel_config import PixelConfig
 
 
@@ -54,24 +53,7 @@ def hang_before_the_prefill(comm: Comm, checkpoint: Path, least: float) -> str:
         time.sleep(8 * least)
         return "away"
     deadline.LEAST_SECONDS = least
-    request = Request(
-        video="",
-        frames=(),
-        times=(),
-        interval=0.0,
-        size=(0, 0),
-        grid=(0, 0, 0),
-        token_ids=tuple(range(40)),
-        video_start=0,
-        num_visual=0,
-        query_len=4,
-        system_len=0,
-        question_len=4,
-        method="spava",
-        options={},
-        max_new_tokens=4,
-        stop_ids=(),
-    )
+    request = text_request(range(40), method="spava")
     return error_of(lambda: generate(comm, checkpoint, PixelConfig(), request))
 
 

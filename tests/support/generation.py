@@ -1,6 +1,9 @@
 """A whole request on the ranks of a test group."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -35,3 +38,26 @@ def error_when_only_the_last_fails(
     except SpavaError as error:
         return type(error).__name__
     return "no error"
+
+
+def text_request(token_ids: Sequence[int], **changes: Any) -> Request:
+    """A prompt without a video whose last four tokens are the question."""
+    request = Request(
+        video="",
+        frames=(),
+        times=(),
+        interval=0.0,
+        size=(0, 0),
+        grid=(0, 0, 0),
+        token_ids=tuple(token_ids),
+        video_start=0,
+        num_visual=0,
+        query_len=4,
+        system_len=0,
+        question_len=4,
+        method="full",
+        options={},
+        max_new_tokens=4,
+        stop_ids=(),
+    )
+    return replace(request, **changes)
