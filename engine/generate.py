@@ -103,7 +103,7 @@ class Runner:
         """
         ids = torch.tensor(request.token_ids)[layout.rows(self.comm.rank)]
         hidden = self.decoder.embed(ids.to(self.device))
-        if not request.num_visual:
+        if not request.media:
             self.comm.deadline = deadline
             return hidden
         front_end = self.front_end
@@ -118,10 +118,10 @@ class Runner:
         return hidden
 
     def _positions(self, request: Request) -> Tensor:
-        """Positions of the whole prompt: `[3, n]` for multimodal rotary, else `[n]`."""
-        if self.front_end is not None and self.decoder.config.mrope_section:
-            return self.front_end.positions(request)
-        return torch.arange(len(request.token_ids))
+        """Positions of the whole prompt, `[3, n]` for multimodal rotary, else `[n]`."""
+        if self.front_end is None:
+            return torch.arange(len(request.token_ids))
+        return self.front_end.positions(request)
 
     def _together(self, stage: Callable[[], Tensor]) -> Tensor:
         """Run a stage that may fail on one rank alone; if it does, all ranks raise before the next

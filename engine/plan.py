@@ -5,13 +5,39 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How a question about a video is answered.
+class PlannedMedia:
+    """What is looked at of one video or picture.
 
     Attributes:
-        video, duration: the file and its length in seconds.
+        path, duration: the file and its length in seconds, 0 for a picture.
         num_frames, interval: frames looked at and the mean seconds between them.
         size: (height, width) in pixels that frames are resized to.
+        num_tokens: visual tokens.
+    """
+
+    path: str
+    duration: float
+    num_frames: int
+    interval: float
+    size: tuple[int, int]
+    num_tokens: int
+
+    def __str__(self) -> str:
+        height, width = self.size
+        if not self.duration:
+            return f"picture {self.num_tokens} tokens, {width}x{height} pixels"
+        return (
+            f"video   {self.num_frames} frames of {self.duration:.0f} s, one every "
+            f"{self.interval:.2f} s, {width}x{height} pixels"
+        )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a question is answered.
+
+    Attributes:
+        media: videos and pictures, in the order of the prompt.
         num_tokens, num_visual, query_len: prompt tokens, visual ones among them, tokens of the
             question tail.
         method, options: the prefill method and the options that were given.
@@ -19,11 +45,7 @@ class Plan:
         anchor_len, num_blocks, block_len, passing_len: lengths of the layout; passing is per block.
     """
 
-    video: str
-    duration: float
-    num_frames: int
-    interval: float
-    size: tuple[int, int]
+    media: tuple[PlannedMedia, ...]
     num_tokens: int
     num_visual: int
     query_len: int
@@ -41,10 +63,8 @@ class Plan:
         return asdict(self)
 
     def __str__(self) -> str:
-        height, width = self.size
         lines = [
-            f"video   {self.num_frames} frames of {self.duration:.0f} s, one every "
-            f"{self.interval:.2f} s, {width}x{height} pixels",
+            *map(str, self.media),
             f"prompt  {self.num_tokens} tokens: {self.num_visual} visual, "
             f"{self.query_len} question",
             f"method  {self.method} on {self.world_size} x {self.device}",

@@ -5,39 +5,25 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 from spava_app.engine.layout import PromptShape
-from spava_app.engine.models.positions import Span, TextSpan, VideoSpan
+from spava_app.engine.media import Media
+from spava_app.engine.models.positions import Span, TextSpan
 from spava_app.engine.sampler import Sampling
 
 
 @dataclass(frozen=True)
 class Request:
-    """A question about a video, fully decided: every rank does the same with it.
+    """A question, fully decided: every rank does the same with it.
 
     Attributes:
-        video: path of the file.
-        frames: which frames of the file's index are sampled, ascending.
-        times: seconds of each sampled frame.
-        interval: mean seconds between sampled frames.
-        size: (height, width) in pixels that frames are resized to.
-        grid: (units, patch rows, patch columns) of the whole video.
+        media: videos and pictures, in the order of the prompt.
         token_ids: the whole prompt, with one id per visual token.
-        video_start: index of the first visual token.
-        num_visual: how many there are.
         query_len, system_len, question_len: as in `PromptShape`.
         method, options: the prefill method.
         max_new_tokens, stop_ids: when generation ends.
         sampling: how a token is chosen.
     """
 
-    video: str
-    frames: tuple[int, ...]
-    times: tuple[float, ...]
-    interval: float
-    size: tuple[int, int]
-    grid: tuple[int, int, int]
     token_ids: tuple[int, ...]
-    video_start: int
-    num_visual: int
     query_len: int
     system_len: int
     question_len: int
@@ -45,6 +31,7 @@ class Request:
     options: dict[str, Any]
     max_new_tokens: int
     stop_ids: tuple[int, ...]
+    media: tuple[Media, ...] = ()
     sampling: Sampling = field(default_factory=Sampling)
 
     def to_json(self) -> str:
@@ -53,6 +40,7 @@ class Request:
     @classmethod
     def from_json(cls, text: str) -> Self:
         fields: dict[str, Any] = json.loads(text)
+        fields["media"] = [Media.from_dict(medium) for medium in fields["media"]]
         for name, value in fields.items():
             if isinstance(value, list):
                 fields[name] = tuple(value)
@@ -67,28 +55,15 @@ class Request:
             query_len=self.query_len,
             system_len=self.system_len,
             question_len=self.question_len,
-            has_video=self.num_visual > 0,
+            has_video=any(not medium.picture for medium in self.media),
         )
-
-    @property
-    def visual(self) -> range:
-        """Token indices of the video."""
-        return range(self.video_start, self.video_start + self.num_visual)
 
     def spans(self, frames_per_unit: int, merge_size: int) -> tuple[Span, ...]:
-        """The prompt as text, video, text, for multimodal positions. A unit's time is its first
-        frame's.
-        """
-        if not self.num_visual:
-            return (TextSpan(len(self.token_ids)),)
-        _, rows, cols = self.grid
-        unit_times = self.times[::frames_per_unit]
-        return (
-            TextSpan(self.video_start),
-            VideoSpan(
-                tuple(time - unit_times[0] for time in unit_times),
-                rows // merge_size,
-                cols // merge_size,
-            ),
-            TextSpan(len(self.token_ids) - self.visual.stop),
-        )
+        """The prompt as runs of text and of visual tokens, for multimodal positions."""
+        spans: list[Span] = []
+        end = 0
+        for medium in self.media:
+            start = medium.starts[0]
+            spans += [TextSpan(start - end), medium.span(frames_per_unit, merge_size)]
+            end = start + medium.num_tokens
+        return (*spans, TextSpan(len(self.token_ids) - end))

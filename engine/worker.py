@@ -20,11 +20,11 @@ from spava_app.engine import channel
 from spava_app.engine.comm import Comm
 from spava_app.engine.front_end import FrontEnd
 from spava_app.engine.generate import PeerError, Runner
+from spava_app.engine.processors import make_processor
 from spava_app.engine.request import Request
 from spava_app.engine.settings import WorkerSettings
 from spava_app.engine.timing import StageTimer
-from spava_app.engine.video.pixel_config import PixelConfig
-from spava_app.engine.weights import load_model
+from spava_app.engine.weights import load_model, read_config
 from spava_app.errors import SpavaError
 
 # A request and the flag that cancels it.
@@ -79,11 +79,12 @@ def _start(settings: WorkerSettings) -> Runner:
         backend="nccl" if device.type == "cuda" else "gloo",
         deadline=settings.deadline,
     )
-    model = load_model(settings.model, device=device, dtype=getattr(torch, settings.dtype))
+    folder = Path(settings.model)
+    processor = make_processor(folder, read_config(folder))
+    model = load_model(folder, device=device, dtype=getattr(torch, settings.dtype))
     front_end = None
-    if model.vision is not None:
-        pixels = PixelConfig.from_folder(Path(settings.model))
-        front_end = FrontEnd(model.vision, pixels, comm)
+    if model.vision is not None and processor is not None:
+        front_end = FrontEnd(model.vision, processor, comm)
     return Runner(model.decoder, front_end, comm)
 
 

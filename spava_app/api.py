@@ -10,20 +10,15 @@ from typing import Any, Self
 from spava_app.engine.engine import Engine
 from spava_app.engine.parallel.base import make_method
 from spava_app.engine.plan import Plan
-from spava_app.engine.request import Request
+from spava_app.engine.processors import make_processor
 from spava_app.engine.sampler import Sampling
-from spava_app.engine.video.pixel_config import PixelConfig
-from spava_app.engine.video.preprocess import grid_for, smart_resize
-from spava_app.engine.video.probe import probe
-from spava_app.engine.video.sample import sample_times
 from spava_app.engine.weights import read_config
-from spava_app.errors import InvalidInput, check_count
+from spava_app.errors import CheckpointError, InvalidInput, check_count
+from spava_app.prepare import Asked, Files, Preparer
 from spava_app.prompt import PromptBuilder
 from spava_app.text_stream import TextStream
 
 EMBEDDED = Path(__file__).parent / "assets" / "spava-tiny-vl"
-DEFAULT_FPS = 2.0
-MAX_FRAMES = 768  # as qwen-vl-utils; a longer video is sampled evenly
 
 OnEvent = Callable[[str, float], None]
 
@@ -78,7 +73,7 @@ class VideoQA:
 
     Args:
         model: "embedded" (a tiny model that reads coloured cards, for trying things out) or the
-            folder of a Qwen2.5-VL checkpoint in Hugging Face form.
+            folder of a Qwen2.5-VL or InternVL3 checkpoint in Hugging Face form.
         ranks: processes: one per GPU, or CPU processes.
         method: "spava" (approximate, fast) or "full" (exact, on one rank).
         device: "auto", "cpu" or "cuda"; auto takes the GPUs when there are enough for `ranks`.
@@ -101,19 +96,21 @@ class VideoQA:
         check_count("ranks", ranks, least=1)
         if not isinstance(model, str | Path):
             raise InvalidInput("model", model, "give embedded or the path of a model folder")
-        self._ranks = ranks
-        self._options = dict(method_options or {})
-        self._method = make_method(method, self._options)
-        self._device = _resolve_device(device, ranks)
+        options = dict(method_options or {})
+        made = make_method(method, options)
+        device = _resolve_device(device, ranks)
         # Absolute, like the video's path: workers keep the folder they were started in.
         folder = EMBEDDED if model == "embedded" else Path(model).absolute()
         config = read_config(folder)
-        self._prompts = PromptBuilder(folder, config)
-        text = config.get("text_config") or config
-        self._max_tokens = text.get("max_position_embeddings", sys.maxsize)
-        self._pixels = PixelConfig.from_folder(folder)
-        dtype = "bfloat16" if self._device == "cuda" else "float32"
-        self._engine = Engine(folder, world_size=ranks, device=self._device, dtype=dtype)
+        processor = make_processor(folder, config)
+        if processor is None:
+            raise CheckpointError("model", str(folder), "is a text model: it sees no video")
+        self._prompts = PromptBuilder(folder, processor)
+        text = config.get("text_config") or config.get("llm_config") or config
+        longest = text.get("max_position_embeddings", sys.maxsize)
+        self._prepare = Preparer(self._prompts, processor, longest, made, options, ranks, device)
+        dtype = "bfloat16" if device == "cuda" else "float32"
+        self._engine = Engine(folder, world_size=ranks, device=device, dtype=dtype)
 
     def __enter__(self) -> Self:
         return self
@@ -131,9 +128,10 @@ class VideoQA:
 
     def ask(
         self,
-        video: str | Path,
+        video: Files,
         question: str,
         *,
+        history: Sequence[tuple[str, str]] = (),
         num_frames: int | None = None,
         fps: float | None = None,
         max_new_tokens: int = 64,
@@ -145,9 +143,10 @@ class VideoQA:
         """Answer `question` about `video`.
 
         Args:
-            video: path of a file.
+            video: path of a video or a picture, or several; they stand before the first question.
             question: any text.
-            num_frames: look at this many frames, evenly spaced in time.
+            history: earlier questions about them and their answers, oldest first.
+            num_frames: look at this many frames of each video, evenly spaced in time.
             fps: or look at this many per second (default 2, at most 768 frames).
             max_new_tokens: longest answer.
             sampling: temperature, top-p, top-k, repetition penalty and seed; by default the best
@@ -176,8 +175,9 @@ class VideoQA:
             if piece and on_text is not None:
                 on_text(piece)
 
+        sampling = sampling or Sampling()
         request, plan = self._prepare(
-            video, question, num_frames, fps, max_new_tokens, sampling or Sampling()
+            Asked(video, question, history, num_frames, fps, max_new_tokens, sampling)
         )
         probed = time.perf_counter() - began
         tell("start")
@@ -201,77 +201,6 @@ class VideoQA:
         cut = num_tokens == max_new_tokens and not stream.stopped
         usage = Usage(plan.num_tokens, num_tokens, "length" if cut else "stop")
         return Answer(stream.text.strip(), timings, plan, usage)
-
-    def _prepare(
-        self,
-        video: str | Path,
-        question: str,
-        num_frames: int | None,
-        fps: float | None,
-        max_new_tokens: int,
-        sampling: Sampling,
-    ) -> tuple[Request, Plan]:
-        """Decide everything about a request before any worker sees it."""
-        self._prompts.build(question, 1)  # a bad question is told before the file is read
-        info = probe(Path(video).absolute())
-        if num_frames is None and fps is None:
-            sample = sample_times(info, fps=DEFAULT_FPS, max_frames=MAX_FRAMES)
-        else:
-            sample = sample_times(info, num_frames=num_frames, fps=fps)
-        size = smart_resize(info.height, info.width, self._pixels, num_frames=len(sample))
-        grid = grid_for(len(sample), info.height, info.width, self._pixels)
-        num_visual = grid[0] * grid[1] * grid[2] // self._pixels.merge_size**2
-        prompt = self._prompts.build(question, num_visual)
-        total = len(prompt.token_ids) + max_new_tokens
-        if total > self._max_tokens:
-            fix = (
-                f"with {len(sample)} frames and the answer this is {total} tokens, the model "
-                f"takes {self._max_tokens}: look at fewer frames or ask a shorter question"
-            )
-            raise InvalidInput("question", _shortened(question), fix)
-        request = Request(
-            video=str(info.path),
-            frames=sample.frames,
-            times=sample.times,
-            interval=sample.interval,
-            size=size,
-            grid=grid,
-            token_ids=prompt.token_ids,
-            video_start=prompt.video_start,
-            num_visual=num_visual,
-            query_len=prompt.query_len,
-            system_len=prompt.system_len,
-            question_len=prompt.question_len,
-            method=self._method.name,
-            options=self._options,
-            max_new_tokens=max_new_tokens,
-            stop_ids=self._prompts.stop_ids,
-            sampling=sampling,
-        )
-        layout = self._method.layout(request.shape, self._ranks)
-        plan = Plan(
-            video=str(info.path),
-            duration=info.duration,
-            num_frames=len(sample),
-            interval=sample.interval,
-            size=size,
-            num_tokens=layout.num_tokens,
-            num_visual=num_visual,
-            query_len=prompt.query_len,
-            method=self._method.name,
-            world_size=self._ranks,
-            device=self._device,
-            anchor_len=layout.anchor_len,
-            num_blocks=len(layout.blocks),
-            block_len=len(layout.blocks[0]),
-            passing_len=max(layout.passing, default=0),
-            options=self._options,
-        )
-        return request, plan
-
-
-def _shortened(text: str, limit: int = 60) -> str:
-    return text if len(text) <= limit else f"{text[:limit]}..."
 
 
 def _resolve_device(device: str, ranks: int) -> str:

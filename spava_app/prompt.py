@@ -1,30 +1,36 @@
-"""From a question to token ids: the model's own chat template, with spans found from ids and never
-from constants.
+"""From questions and media to token ids: the model's own chat template, with every span found from
+the rendered text and never from constants.
 """
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from spava_app.engine.processors import Fit, Processor
 from spava_app.errors import CheckpointError, InvalidInput
+
+# Stands for a text whose place is looked for; no template or model knows it.
+_MARK = "\ue000"
+Message = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt whose one video stands as `num_visual` equal ids.
+    """A prompt with one id per visual token.
 
     Attributes:
         token_ids: the whole prompt.
-        video_start: index of the first visual token.
-        query_len: tokens after the video: the question and the header of the answer.
-        system_len: tokens before the user's content.
+        starts: per medium, the index of the first token of each of its units.
+        query_len: tokens of the last question and the header of the answer.
+        system_len: tokens before the first user's content.
         question_len: tokens of the tail before its first end of turn: the question alone.
     """
 
     token_ids: tuple[int, ...]
-    video_start: int
+    starts: tuple[tuple[int, ...], ...]
     query_len: int
     system_len: int
     question_len: int
@@ -33,57 +39,78 @@ class Prompt:
 class PromptBuilder:
     """The tokenizer and chat template of a model folder.
 
+    Args:
+        processor: of the same folder; None for a text model.
+
     Raises:
         CheckpointError: no tokenizer or no chat template in the folder.
     """
 
-    def __init__(self, folder: Path, config: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, processor: Processor | None) -> None:
         from transformers import AutoTokenizer
 
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError) as error:
             raise CheckpointError("model", str(folder), "has no tokenizer that loads") from error
+        if not self._tokenizer.is_fast:
+            raise CheckpointError("model", str(folder), "has no tokenizer.json: convert it")
         if not self._tokenizer.chat_template:
             raise CheckpointError("model", str(folder), "its tokenizer has no chat template")
-        if "video_token_id" not in config:
-            raise CheckpointError("model", str(folder), "config.json lacks video_token_id")
-        self._video_id = config["video_token_id"]
+        self._placeholders: frozenset[int] = frozenset()
+        if processor is not None:
+            self._placeholders = processor.placeholders(self._tokenizer.get_added_vocab())
         self._folder = folder
         self.stop_ids = _stop_ids(folder, self._tokenizer.eos_token_id)
 
-    def build(self, question: str, num_visual: int) -> Prompt:
-        """The prompt that asks `question` about a video of `num_visual` tokens.
+    def check(self, question: str, history: Sequence[tuple[str, str]] = ()) -> None:
+        """Raise `InvalidInput` for an empty text, or one with the model's special tokens in it."""
+        texts = [("question", question), *(("history", text) for text in chain(*history))]
+        for name, text in texts:
+            if not isinstance(text, str) or not text.strip():
+                raise InvalidInput(name, text, "must be text, and not empty")
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                raise InvalidInput(name, text, "must be valid Unicode text") from error
+            for special in self._tokenizer.all_special_tokens:
+                if special in text:
+                    raise InvalidInput(name, text, f"must not contain {special}")
+
+    def build(
+        self, question: str, media: Sequence[Fit] = (), history: Sequence[tuple[str, str]] = ()
+    ) -> Prompt:
+        """The prompt that asks `question`.
+
+        Args:
+            media: what stands before the first question.
+            history: earlier questions and their answers.
 
         Raises:
-            InvalidInput: an empty question, or one with the model's special tokens in it.
+            InvalidInput: as `check`.
         """
-        if not isinstance(question, str) or not question.strip():
-            raise InvalidInput("question", question, "must be text, and not empty")
-        try:
-            question.encode()
-        except UnicodeEncodeError as error:
-            raise InvalidInput("question", question, "must be valid Unicode text") from error
-        for special in self._tokenizer.all_special_tokens:
-            if special in question:
-                raise InvalidInput("question", question, f"must not contain {special}")
-        content = [{"type": "video"}, {"type": "text", "text": question}]
-        text = self._tokenizer.apply_chat_template(
-            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
-        )
-        ids = self._tokenizer.encode(text, add_special_tokens=False)
-        if ids.count(self._video_id) != 1:
-            fix = "its chat template does not put one video token where the video is"
-            raise CheckpointError("model", str(self._folder), fix)
-        place = ids.index(self._video_id)
-        # The token after the video is the template's end mark; it belongs to the context.
-        tail = ids[place + 2 :]
+        self.check(question, history)
+        contents: list[Message] = [
+            {"role": role, "content": text} for role, text in _turns(question, history)
+        ]
+        parts = [*(fit.content for fit in media), {"type": "text", "text": contents[0]["content"]}]
+        contents[0]["content"] = _joined(parts)
+        text = self._render(contents)
+        encoding = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        begins = [begin for begin, _ in encoding["offset_mapping"]]
+        mark = {"type": "text", "text": _MARK}
+        listed = isinstance(contents[0]["content"], list)
+        first = self._place([{"role": "user", "content": [mark] if listed else _MARK}])
+        marked = _joined([*parts[:-1], mark]) if len(contents) == 1 else _MARK
+        asked = self._place([*contents[:-1], {"role": "user", "content": marked}])
+        tail = encoding["input_ids"][sum(begin < asked for begin in begins) :]
+        ids, starts = self._expand(encoding["input_ids"], media)
         ends = (i for i, token in enumerate(tail) if token in self.stop_ids)
         return Prompt(
-            token_ids=(*ids[:place], *[self._video_id] * num_visual, *ids[place + 1 :]),
-            video_start=place,
+            token_ids=ids,
+            starts=starts,
             query_len=len(tail),
-            system_len=place - 1,  # the token before the video is the template's start mark
+            system_len=sum(begin < first for begin in begins),
             question_len=next(ends, len(tail)),
         )
 
@@ -94,6 +121,53 @@ class PromptBuilder:
             skip_special_tokens=True,
             clean_up_tokenization_spaces=False,  # it would rewrite text that was shown already
         )
+
+    def _render(self, messages: Sequence[Message]) -> str:
+        return self._tokenizer.apply_chat_template(
+            list(messages), tokenize=False, add_generation_prompt=True
+        )
+
+    def _place(self, messages: Sequence[Message]) -> int:
+        """Where in the rendered text the mark stands."""
+        place = self._render(messages).rfind(_MARK)
+        if place < 0:
+            fix = "its chat template leaves out what the user says"
+            raise CheckpointError("model", str(self._folder), fix)
+        return place
+
+    def _expand(
+        self, ids: Sequence[int], media: Sequence[Fit]
+    ) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]:
+        """Put as many ids as a placeholder stands for in its place; and where units start."""
+        found = sum(token in self._placeholders for token in ids)
+        if found != sum(len(fit.runs) for fit in media):
+            fix = "its chat template does not put one placeholder where a picture or video is"
+            raise CheckpointError("model", str(self._folder), fix)
+        runs = [(index, run) for index, fit in enumerate(media) for run in fit.runs]
+        following = iter(runs)
+        expanded: list[int] = []
+        starts: list[list[int]] = [[] for _ in media]
+        for token in ids:
+            if token not in self._placeholders:
+                expanded.append(token)
+                continue
+            index, run = next(following)
+            begin, step = len(expanded), media[index].unit_tokens
+            starts[index].extend(range(begin, begin + run, step))
+            expanded.extend([token] * run)
+        return tuple(expanded), tuple(map(tuple, starts))
+
+
+def _turns(question: str, history: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    earlier = chain(*((("user", asked), ("assistant", said)) for asked, said in history))
+    return [*earlier, ("user", question)]
+
+
+def _joined(parts: Sequence[dict[str, str]]) -> str | list[dict[str, str]]:
+    """One text where all parts are text: templates of text models take nothing else."""
+    if all(part["type"] == "text" for part in parts):
+        return "".join(part["text"] for part in parts)
+    return list(parts)
 
 
 def _stop_ids(folder: Path, end_of_sequence: int | None) -> tuple[int, ...]:

@@ -4,12 +4,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from spava_app.engine.models.causal_lm import CausalLM
+from spava_app.engine.models.internvl3 import InternVL3
 from spava_app.engine.models.qwen2_5_vl import Qwen25VL
 from spava_app.errors import CheckpointError
 
-Model = Qwen25VL | CausalLM
+Model = Qwen25VL | InternVL3 | CausalLM
 
 ARCHITECTURES: dict[str, type[Model]] = {
+    "InternVLChatModel": InternVL3,
+    "InternVLForConditionalGeneration": InternVL3,
     "LlamaForCausalLM": CausalLM,
     "Qwen2ForCausalLM": CausalLM,
     "Qwen2_5_VLForConditionalGeneration": Qwen25VL,

@@ -8,8 +8,13 @@ from typing import Any
 
 from spava_app.errors import CheckpointError
 
-# Newest first; the order of precedence is that of transformers 5.
-_FILES = ("processor_config.json", "video_preprocessor_config.json", "preprocessor_config.json")
+# Newest first; the order of precedence is that of transformers 5. A file that serves several kinds
+# has the settings of each under a key.
+_ALL, _VIDEO, _PICTURE = (
+    "processor_config.json",
+    "video_preprocessor_config.json",
+    "preprocessor_config.json",
+)
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 # The steps that are done here are these; a checkpoint that wants others must not be read wrongly.
@@ -98,22 +103,37 @@ class PixelConfig:
         return cls(**{name: value for name, value in given.items() if value is not None})
 
     @classmethod
-    def from_folder(cls, folder: str | Path) -> "PixelConfig":
-        """Read the settings of the checkpoint in `folder`.
+    def from_folder(cls, folder: str | Path, *, picture: bool = False) -> "PixelConfig":
+        """Read the settings of the checkpoint in `folder`, for videos or for pictures. Where it has
+        none for pictures, those for videos serve.
 
         Raises:
             CheckpointError: the folder holds no preprocessor file, or a broken one.
         """
-        for name in _FILES:
-            file = Path(folder) / name
-            if not file.is_file():
-                continue
-            try:
-                settings = json.loads(file.read_text(encoding="utf-8"))
-            except ValueError:
-                raise CheckpointError("model", str(file), "must be a JSON file") from None
-            if name == "processor_config.json":
-                settings = settings.get("video_processor")
-            if settings:
-                return cls.from_dict(settings)
-        raise CheckpointError("model", str(folder), f"must hold one of {', '.join(_FILES)}")
+        settings = read_settings(folder, picture=picture)
+        if not settings:
+            files = ", ".join((_ALL, _VIDEO, _PICTURE))
+            raise CheckpointError("model", str(folder), f"must hold one of {files}")
+        return cls.from_dict(settings)
+
+
+def read_settings(folder: str | Path, *, picture: bool) -> dict[str, Any] | None:
+    """The preprocessor settings of a checkpoint folder, None where it has no such file.
+
+    Raises:
+        CheckpointError: a file that is not JSON.
+    """
+    files = (_ALL, _PICTURE, _VIDEO) if picture else (_ALL, _VIDEO, _PICTURE)
+    for name in files:
+        file = Path(folder) / name
+        if not file.is_file():
+            continue
+        try:
+            settings = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError:
+            raise CheckpointError("model", str(file), "must be a JSON file") from None
+        if name == _ALL:
+            settings = settings.get("image_processor" if picture else "video_processor")
+        if settings:
+            return settings
+    return None

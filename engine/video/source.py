@@ -24,12 +24,8 @@ def fail(path: str, fix: str) -> NoReturn:
     raise VideoError("video", path, fix) from None
 
 
-def open_video(path: str | Path) -> InputContainer:
-    """Open a local video file for reading; the caller closes it (it is a context manager).
-
-    Raises:
-        VideoError: nothing there, not a regular file, empty, not readable, or not a video.
-    """
+def check_file(path: str | Path) -> None:
+    """Raise `VideoError` unless `path` is a regular file with something in it."""
     path = str(path)
     file = Path(path)
     if not file.exists():
@@ -40,6 +36,16 @@ def open_video(path: str | Path) -> InputContainer:
         fail(path, "this is not a regular file; copy the video to disk first")
     if file.stat().st_size == 0:
         fail(path, "the file is empty; copy or download the video again")
+
+
+def open_video(path: str | Path) -> InputContainer:
+    """Open a local video file for reading; the caller closes it (it is a context manager).
+
+    Raises:
+        VideoError: nothing there, not a regular file, empty, not readable, or not a video.
+    """
+    check_file(path)
+    path = str(path)
     try:
         # The prefix keeps a colon in a file name from being read as a protocol.
         return av.open(f"file:{path}", options=dict(_OPTIONS), metadata_errors="ignore")

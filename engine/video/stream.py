@@ -1,7 +1,4 @@
-"""The pixels of one rank: decode and patchify a range of units, a few at a time.
-
-A unit is one temporal patch: `temporal_patch_size` sampled frames, which no other unit shares.
-"""
+"""The pixels of one rank: decode and prepare a range of units, a few at a time."""
 
 from collections.abc import Generator, Iterator, MutableMapping
 from contextlib import closing
@@ -9,76 +6,67 @@ from time import perf_counter
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from spava_app.engine.media import Media
+from spava_app.engine.processors import Processor
 from spava_app.engine.video.decode import decode_frames
-from spava_app.engine.video.preprocess import PixelConfig, patchify_frames
-from spava_app.engine.video.probe import VideoInfo
-from spava_app.engine.video.sample import FrameSample
-from spava_app.errors import InvalidInput
+from spava_app.engine.video.picture import read_picture
+from spava_app.engine.video.probe import probe
 
 
-def stream_patches(
-    info: VideoInfo,
-    sample: FrameSample,
+def stream_units(
+    media: Media,
     units: range,
-    config: PixelConfig,
-    size: tuple[int, int],
+    processor: Processor,
     *,
-    batch_units: int = 8,
+    batch_units: int,
     device: torch.device | str = "cpu",
     threads: int = 2,
     timings: MutableMapping[str, float] | None = None,
-) -> Iterator[tuple[range, torch.Tensor]]:
-    """Decode and preprocess some units of a video; the patches do not depend on the batches.
+) -> Iterator[tuple[range, Tensor]]:
+    """Decode and prepare some units of a medium; their pixels do not depend on the batches.
 
     Only the frames of `units` are decoded. At most `batch_units` units of pictures are held.
 
     Args:
-        units: consecutive units, within those of the sample; may be empty.
-        size: (height, width) to resize to, from `smart_resize`.
-        batch_units: units per step.
-        device: where pictures are resized and patches lie.
+        units: consecutive units of the medium; may be empty.
+        batch_units: units per step, at least 1.
+        device: where pictures are resized and pixels lie.
         threads: decoder threads.
         timings: host seconds spent are added to its "decode" and "preprocess".
 
     Yields:
-        The units of the step and their patches, [len * h * w, 3 * TP * P * P] float32 on `device`.
+        The units of the step and their pixels, as the vision tower takes them, on `device`.
 
     Raises:
-        InvalidInput: units outside the sample, or a batch of none.
         VideoError: a frame cannot be decoded.
     """
-    span = config.temporal_patch_size
-    available = -(-len(sample) // span)
-    if units.step != 1 or units.start < 0 or max(units.stop, units.start) > available:
-        fix = f"give consecutive units from 0 up to {available}"
-        raise InvalidInput("units", units, fix)
-    if batch_units < 1:
-        raise InvalidInput("batch_units", batch_units, "give at least 1")
-    frames = sample.frames[units.start * span : units.stop * span]
-    spent = timings if timings is not None else {}
-    pictures = decode_frames(info, frames, threads=threads)
-    return _steps(pictures, units, batch_units, config, size, torch.device(device), spent)
-
-
-def _steps(
-    source: Generator[tuple[int, np.ndarray], None, None],
-    units: range,
-    batch_units: int,
-    config: PixelConfig,
-    size: tuple[int, int],
-    device: torch.device,
-    timings: MutableMapping[str, float],
-) -> Iterator[tuple[range, torch.Tensor]]:
-    with closing(source) as pictures:
+    span, spent = processor.frames_per_unit, timings if timings is not None else {}
+    with closing(_pictures(media, units, span, threads)) as pictures:
         for first in range(0, len(units), batch_units):
             step = units[first : first + batch_units]
             started = perf_counter()
-            wanted = zip(range(len(step) * config.temporal_patch_size), pictures, strict=False)
-            batch = np.stack([picture for _, (_, picture) in wanted])
+            # The last unit of a video may be short of frames.
+            wanted = zip(range(len(step) * span), pictures, strict=False)
+            batch = np.stack([picture for _, picture in wanted])
             decoded = perf_counter()
-            patches, _ = patchify_frames(torch.from_numpy(batch).to(device), config, size=size)
+            pixels = processor.prepare(torch.from_numpy(batch).to(device), media)
             done = perf_counter()
-            timings["decode"] = timings.get("decode", 0.0) + decoded - started
-            timings["preprocess"] = timings.get("preprocess", 0.0) + done - decoded
-            yield step, patches
+            spent["decode"] = spent.get("decode", 0.0) + decoded - started
+            spent["preprocess"] = spent.get("preprocess", 0.0) + done - decoded
+            yield step, pixels
+
+
+def _pictures(
+    media: Media, units: range, frames_per_unit: int, threads: int
+) -> Generator[np.ndarray, None, None]:
+    if not len(units):
+        return
+    if media.picture:
+        yield read_picture(media.path)
+        return
+    frames = media.frames[units.start * frames_per_unit : units.stop * frames_per_unit]
+    with closing(decode_frames(probe(media.path), frames, threads=threads)) as decoded:
+        for _, picture in decoded:
+            yield picture

@@ -6,11 +6,12 @@ whatever its shape; a picture may give a grid of tiles and a thumbnail.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from spava_app.engine.video.pixel_config import refuse_other_steps
+from spava_app.engine.video.pixel_config import read_settings, refuse_other_steps
 from spava_app.engine.video.preprocess import resize
 from spava_app.errors import CheckpointError, InvalidInput
 
@@ -25,15 +26,19 @@ class TileConfig:
     Attributes:
         size: pixels along the side of a tile.
         mean, std: per channel RGB, of values from 0 to 1.
+        max_tiles: of a picture, its thumbnail not counted.
     """
 
     size: int = 448
     mean: tuple[float, float, float] = _IMAGENET_MEAN
     std: tuple[float, float, float] = _IMAGENET_STD
+    max_tiles: int = 12
 
     def __post_init__(self) -> None:
-        if isinstance(self.size, bool) or not isinstance(self.size, int) or self.size < 1:
-            raise CheckpointError("size", self.size, "must be a positive whole number")
+        for name in ("size", "max_tiles"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise CheckpointError(name, value, "must be a positive whole number")
         if len(self.mean) != 3 or len(self.std) != 3 or 0 in self.std:
             fix = "must be three numbers each, no std of 0"
             raise CheckpointError("image_mean, image_std", (self.mean, self.std), fix)
@@ -53,7 +58,24 @@ class TileConfig:
         if size.get("height") != size.get("width"):
             raise CheckpointError("size", size, "height and width must be the same")
         mean, std = tuple(settings["image_mean"]), tuple(settings["image_std"])
-        return cls(size.get("height"), mean, std)
+        return cls(size.get("height"), mean, std, settings.get("max_patches") or 12)
+
+    @classmethod
+    def from_folder(cls, folder: str | Path, size: int) -> "TileConfig":
+        """Read the settings of a checkpoint whose tower takes tiles of `size` pixels. The original
+        layout's file is for training on whole pictures: there the published defaults hold.
+
+        Raises:
+            CheckpointError: a broken file, or tiles of another size.
+        """
+        settings = read_settings(folder, picture=True) or {}
+        if not isinstance(settings.get("size"), dict):
+            return cls(size)
+        found = cls.from_dict(settings)
+        if found.size != size:
+            fix = f"must be the tower's image_size={size}: positions are not resized"
+            raise CheckpointError("size", found.size, fix)
+        return found
 
 
 def tile_grid(

@@ -42,8 +42,9 @@ def template_ids(question: str) -> list[int]:
 def check_plan(answer: Answer, question: str, num_frames: int) -> None:
     """The counts in the plan follow from the question, the frames and each other."""
     plan = answer.plan
-    height, width = plan.size
-    assert plan.num_frames == num_frames
+    [media] = plan.media
+    height, width = media.size
+    assert media.num_frames == num_frames
     assert plan.num_visual == -(-num_frames // 2) * (height // 28) * (width // 28)
     ids = template_ids(question)
     assert plan.num_tokens == len(ids) - 1 + plan.num_visual
@@ -62,8 +63,8 @@ def test_every_card_is_read_and_plan_and_times_add_up(
         check_plan(answer, card.question, num_frames=120)
         plan, timings = answer.plan, answer.timings
         assert (plan.method, plan.world_size, plan.num_blocks) == ("spava", 2, 4)
-        assert plan.duration == pytest.approx(60, abs=0.01)
-        assert plan.interval == pytest.approx(0.5, abs=0.01)
+        assert plan.media[0].duration == pytest.approx(60, abs=0.01)
+        assert plan.media[0].interval == pytest.approx(0.5, abs=0.01)
         context = plan.num_tokens - plan.query_len - plan.anchor_len
         assert 0 <= plan.num_blocks * plan.block_len - context < plan.num_blocks
         assert set(timings) == {"probe", "start", "preprocess", "total", *STAGES}

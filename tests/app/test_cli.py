@@ -100,7 +100,7 @@ def test_ask_json_is_one_object_and_stderr_stays_silent(scene: CardScene, video:
     assert timings.keys() >= {"probe", "start", "decode", "vision", "prefill", "total"}
     assert timings["total"] >= timings["probe"] + timings["start"] > 0
     plan = answer["plan"]
-    assert (plan["num_frames"], plan["method"], plan["world_size"]) == (120, "spava", 2)
+    assert (plan["media"][0]["num_frames"], plan["method"], plan["world_size"]) == (120, "spava", 2)
     assert plan["num_tokens"] > plan["num_visual"] > 0
     # Options that were not given stay out, or methods without them would refuse.
     assert plan["options"] == {}

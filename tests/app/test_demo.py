@@ -55,13 +55,13 @@ def test_every_answer_is_right(report: Report) -> None:
     assert [result.right for result in report.results] == [True] * 5
     assert [result.card for result in report.results] == list(random_scene(40, 5, 3).cards)
     plan = report.results[0].answer.plan
-    assert (plan.method, plan.world_size, plan.num_frames) == ("spava", 2, 80)
+    assert (plan.method, plan.world_size, plan.media[0].num_frames) == ("spava", 2, 80)
     assert set(report.setup) == {"write video", "start workers"}
     assert min(report.setup.values()) > 0
     # The workers were up before the first question.
     start = report.setup["start workers"]
     assert all(result.answer.timings["start"] < start for result in report.results)
-    assert not os.path.exists(plan.video)
+    assert not os.path.exists(plan.media[0].path)
 
 
 def test_only_the_digit_is_right(report: Report) -> None:

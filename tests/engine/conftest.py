@@ -6,15 +6,17 @@ import pytest
 import torch
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
+from spava_app.engine.media import Media
+from spava_app.engine.processors import QwenProcessor
 from spava_app.engine.request import Request
 from spava_app.engine.video.cards import random_scene, write_video
 from spava_app.engine.video.pixel_config import PixelConfig
-from spava_app.engine.video.preprocess import grid_for, smart_resize
 from spava_app.engine.video.probe import probe
 from spava_app.engine.video.sample import sample_times
 
 VIDEO_ID, VISION_START, VISION_END = 290, 292, 293
 PIXELS = PixelConfig(min_pixels=28 * 28, max_pixels=84 * 84)
+PROCESSOR = QwenProcessor(PIXELS, PIXELS, frozenset((VIDEO_ID, 291)))
 NEW_TOKENS = 10
 
 
@@ -80,20 +82,22 @@ def request_(tmp_path_factory: pytest.TempPathFactory) -> Request:
     write_video(random_scene(9, 1, 0), path, size=96)
     info = probe(path)
     sample = sample_times(info, num_frames=27)
-    size = smart_resize(info.height, info.width, PIXELS, num_frames=27)
-    grid = grid_for(27, info.height, info.width, PIXELS)
-    num_visual = grid[0] * grid[1] * grid[2] // 4
-    ids = (3, 4, VISION_START, *[VIDEO_ID] * num_visual, VISION_END, 7, 8, 9, 10)
-    return Request(
-        video=str(path),
+    fit = PROCESSOR.fit(27, info.height, info.width, picture=False)
+    [num_visual] = fit.runs
+    media = Media(
+        path=str(path),
+        picture=False,
         frames=sample.frames,
         times=sample.times,
-        interval=sample.interval,
-        size=size,
-        grid=grid,
+        size=fit.size,
+        grid=fit.grid,
+        unit_tokens=fit.unit_tokens,
+        starts=tuple(range(3, 3 + num_visual, fit.unit_tokens)),
+    )
+    ids = (3, 4, VISION_START, *[VIDEO_ID] * num_visual, VISION_END, 7, 8, 9, 10)
+    return Request(
+        media=(media,),
         token_ids=ids,
-        video_start=3,
-        num_visual=num_visual,
         query_len=4,
         system_len=2,
         question_len=3,

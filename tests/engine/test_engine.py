@@ -23,6 +23,11 @@ def ignore(name: str, value: object) -> None:
     pass
 
 
+def lost(request: Request) -> Request:
+    """The same, about a file that is not there."""
+    return replace(request, media=(replace(request.media[0], path="/nowhere.mp4"),))
+
+
 @pytest.fixture(scope="module")
 def engine(checkpoint: Path) -> Iterator[Engine]:
     (checkpoint / "preprocessor_config.json").write_text(
@@ -47,7 +52,7 @@ def test_bad_input_leaves_the_workers_up(engine: Engine, request_: Request) -> N
     before = engine.run(request_, ignore)
     processes = [worker.process.pid for worker in engine._workers]
     with pytest.raises(VideoError):
-        engine.run(replace(request_, video="/nowhere.mp4"), ignore)
+        engine.run(lost(request_), ignore)
     with pytest.raises(InvalidInput, match="method"):
         engine.run(replace(request_, method="nearly"), ignore)
     assert engine.run(request_, ignore).tokens == before.tokens

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from spava_app.engine.models.positions import multimodal_positions
+from spava_app.engine.processors import QwenProcessor
 from spava_app.engine.request import Request
 from spava_app.engine.video.decode import decode_frames
 from spava_app.engine.video.pixel_config import PixelConfig
@@ -25,6 +26,7 @@ from spava_app.engine.video.probe import probe
 
 VIDEO_ID, VISION_START, VISION_END = 290, 292, 293
 PIXELS = PixelConfig(min_pixels=28 * 28, max_pixels=84 * 84)
+PROCESSOR = QwenProcessor(PIXELS, PIXELS, frozenset((VIDEO_ID, 291)))
 NEW_TOKENS = 10
 Ranks = Callable[[int], RankPool]
 
@@ -32,8 +34,9 @@ Ranks = Callable[[int], RankPool]
 @pytest.fixture(scope="module")
 def expected(oracle: Qwen2_5_VLForConditionalGeneration, request_: Request) -> list[int]:
     """transformers' greedy tokens for the same pixels, with our positions passed explicitly."""
-    frames = np.stack([frame for _, frame in decode_frames(probe(request_.video), request_.frames)])
-    patches, grid = patchify_frames(torch.from_numpy(frames), PIXELS, size=request_.size)
+    [video] = request_.media
+    frames = np.stack([frame for _, frame in decode_frames(probe(video.path), video.frames)])
+    patches, grid = patchify_frames(torch.from_numpy(frames), PIXELS, size=video.size)
     ids = list(request_.token_ids)
     positions = multimodal_positions(request_.spans(2, 2), 2)
     for _ in range(NEW_TOKENS):
@@ -66,7 +69,7 @@ def test_exact_methods_give_transformers_tokens(
     options: dict[str, Any],
 ) -> None:
     asked = replace(request_, method=method, options=options)
-    for tokens, stages in ranks(world_size).run(generate, checkpoint, PIXELS, asked):
+    for tokens, stages in ranks(world_size).run(generate, checkpoint, PROCESSOR, asked):
         assert tokens == expected
         assert stages == ["decode", "vision", "exchange", "prefill", "generate"]
 
@@ -79,7 +82,7 @@ def test_spava_gives_the_same_tokens_on_any_number_of_ranks(
     answers = [
         tokens
         for world_size in (1, 2, 4)
-        for tokens, _ in ranks(world_size).run(generate, checkpoint, PIXELS, asked)
+        for tokens, _ in ranks(world_size).run(generate, checkpoint, PROCESSOR, asked)
     ]
     assert len(answers[0]) == NEW_TOKENS
     assert all(tokens == answers[0] for tokens in answers)
@@ -90,7 +93,7 @@ def test_generation_ends_at_a_stop_id_even_if_it_comes_first(
 ) -> None:
     for stop in (expected[0], expected[3]):
         asked = replace(request_, stop_ids=(stop,))
-        [(tokens, _)] = ranks(1).run(generate, checkpoint, PIXELS, asked)
+        [(tokens, _)] = ranks(1).run(generate, checkpoint, PROCESSOR, asked)
         assert tokens == expected[: expected.index(stop)]
 
 
@@ -98,38 +101,42 @@ def test_one_token_is_enough(
     ranks: Ranks, checkpoint: Path, request_: Request, expected: list[int]
 ) -> None:
     for tokens, _ in ranks(2).run(
-        generate, checkpoint, PIXELS, replace(request_, max_new_tokens=1)
+        generate, checkpoint, PROCESSOR, replace(request_, max_new_tokens=1)
     ):
         assert tokens == expected[:1]
 
 
 def test_fewer_units_than_ranks(ranks: Ranks, checkpoint: Path, request_: Request) -> None:
-    _, rows, cols = request_.grid
-    per_unit = rows * cols // 4
+    [video] = request_.media
+    per_unit = video.unit_tokens
+    first = replace(
+        video,
+        frames=video.frames[:3],
+        times=video.times[:3],
+        grid=(2, *video.grid[1:]),
+        starts=(1, 1 + per_unit),
+    )
     short = replace(
         request_,
-        frames=request_.frames[:3],
-        times=request_.times[:3],
-        grid=(2, rows, cols),
-        num_visual=2 * per_unit,
+        media=(first,),
         token_ids=(3, *[VIDEO_ID] * 2 * per_unit, 5, 6),
-        video_start=1,
         query_len=2,
         system_len=1,
         question_len=1,
     )
-    [(single, _)] = ranks(1).run(generate, checkpoint, PIXELS, short)
-    for tokens, _ in ranks(4).run(generate, checkpoint, PIXELS, short):
+    [(single, _)] = ranks(1).run(generate, checkpoint, PROCESSOR, short)
+    for tokens, _ in ranks(4).run(generate, checkpoint, PROCESSOR, short):
         assert tokens == single
 
 
 def test_a_rank_that_fails_alone_ends_the_request_on_all(
     ranks: Ranks, checkpoint: Path, request_: Request, expected: list[int]
 ) -> None:
-    lost = replace(request_, video=request_.video + ".gone")
-    classes = ranks(2).run(error_when_only_the_last_fails, checkpoint, PIXELS, request_, lost)
+    [video] = request_.media
+    lost = replace(request_, media=(replace(video, path=video.path + ".gone"),))
+    classes = ranks(2).run(error_when_only_the_last_fails, checkpoint, PROCESSOR, request_, lost)
     assert classes == ["PeerError", "VideoError"]
-    for tokens, _ in ranks(2).run(generate, checkpoint, PIXELS, request_):
+    for tokens, _ in ranks(2).run(generate, checkpoint, PROCESSOR, request_):
         assert tokens == expected
 
 
@@ -141,7 +148,7 @@ def test_a_model_that_produces_nan_is_told_on_all_ranks(
     tensors = load_file(broken / "model.safetensors")
     tensors["model.norm.weight"] = tensors["model.norm.weight"] * torch.nan
     save_file(tensors, broken / "model.safetensors")
-    classes = ranks(2).run(error_when_only_the_last_fails, broken, PIXELS, request_, request_)
+    classes = ranks(2).run(error_when_only_the_last_fails, broken, PROCESSOR, request_, request_)
     assert classes == ["EngineError", "PeerError"]
-    for tokens, _ in ranks(2).run(generate, checkpoint, PIXELS, request_):
+    for tokens, _ in ranks(2).run(generate, checkpoint, PROCESSOR, request_):
         assert tokens == expected

@@ -54,7 +54,8 @@ def test_fractions_of_a_tick_are_cut_not_the_interval(interval: float, ticks: li
 def test_a_units_time_is_its_first_frames(request_: Request) -> None:
     """By hand, from the request's frames: 14 units of 3 x 3 tokens behind three tokens of text."""
     positions = multimodal_positions(request_.spans(frames_per_unit=2, merge_size=2), 2)
-    ticks = [floor((request_.times[2 * i] - request_.times[0]) * 2) for i in range(14)]
+    times = request_.media[0].times
+    ticks = [floor((times[2 * i] - times[0]) * 2) for i in range(14)]
     assert positions[0, 3 : 3 + 126 : 9].tolist() == [3 + tick for tick in ticks]
     assert positions[:, -5].tolist() == [int(positions[:, :-5].max()) + 1] * 3
 

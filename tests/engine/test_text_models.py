@@ -14,7 +14,6 @@ from generation import generate, text_request
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, Qwen2Config
 
-from spava_app.engine.video.pixel_config import PixelConfig
 from spava_app.engine.weights import load_model
 from spava_app.kernels.attention import attention
 
@@ -105,6 +104,6 @@ def test_greedy_tokens(
 ) -> None:
     options = {"passing_fraction": 1.0, "virtual_hosts": 6} if method == "spava" else {}
     request = text_request(saved.prompt, method=method, options=options, max_new_tokens=NEW_TOKENS)
-    for tokens, stages in ranks(world_size).run(generate, saved.folder, PixelConfig(), request):
+    for tokens, stages in ranks(world_size).run(generate, saved.folder, None, request):
         assert tokens == saved.tokens
         assert stages == ["prefill", "generate"]

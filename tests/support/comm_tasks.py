@@ -10,7 +10,6 @@ from generation import generate, text_request
 
 from spava_app.engine import deadline
 from spava_app.engine.comm import Comm
-from spava_app.engine.video.pixel_config import PixelConfig
 
 
 def all_calls(comm: Comm) -> dict[str, Any]:
@@ -54,7 +53,7 @@ def hang_before_the_prefill(comm: Comm, checkpoint: Path, least: float) -> str:
         return "away"
     deadline.LEAST_SECONDS = least
     request = text_request(range(40), method="spava")
-    return error_of(lambda: generate(comm, checkpoint, PixelConfig(), request))
+    return error_of(lambda: generate(comm, checkpoint, None, request))
 
 
 def error_of(call: Callable[[], object]) -> str:

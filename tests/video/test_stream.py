@@ -4,36 +4,54 @@ import numpy as np
 import pytest
 import torch
 
+from spava_app.engine.media import Media
+from spava_app.engine.processors import QwenProcessor
 from spava_app.engine.video import stream as stream_file
-from spava_app.engine.video.preprocess import PixelConfig, grid_for, patchify_frames
+from spava_app.engine.video.preprocess import PixelConfig, patchify_frames
 from spava_app.engine.video.probe import probe
 from spava_app.engine.video.sample import sample_times
-from spava_app.engine.video.stream import stream_patches
-from spava_app.errors import InvalidInput
+from spava_app.engine.video.stream import stream_units
 
 CONFIG = PixelConfig(min_pixels=784, max_pixels=784 * 6)
+PROCESSOR = QwenProcessor(CONFIG, CONFIG, frozenset((1, 2)))
 SIZE = (56, 84)
 
 
 @pytest.fixture(scope="module")
-def info(videos):
-    return probe(videos.gop250)
+def media_of(videos):
+    info = probe(videos.gop250)
+
+    def media(num_frames):
+        sample = sample_times(info, num_frames=num_frames)
+        fit = PROCESSOR.fit(num_frames, info.height, info.width, picture=False)
+        assert fit.size == SIZE
+        starts = range(0, fit.grid[0] * fit.unit_tokens, fit.unit_tokens)
+        return Media(
+            info.path,
+            False,
+            sample.frames,
+            sample.times,
+            fit.size,
+            fit.grid,
+            fit.unit_tokens,
+            tuple(starts),
+        )
+
+    return media
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 4])
 @pytest.mark.parametrize("num_frames", [20, 17])
-def test_ranks_together_have_the_whole_video(ranks, num_frames, info, videos, sequential):
+def test_ranks_together_have_the_whole_video(ranks, num_frames, media_of, videos, sequential):
     times, truth = sequential(videos.gop250)
-    sample = sample_times(info, num_frames=num_frames)
-    t, h, w = grid_for(num_frames, info.height, info.width, CONFIG)
-    assert (h * CONFIG.patch_size, w * CONFIG.patch_size) == SIZE
-    whole = torch.from_numpy(truth[np.searchsorted(times, np.array(sample.times) - 1e-9)])
-    expected, grid = patchify_frames(whole, CONFIG, size=SIZE)
-    assert grid == (t, h, w)
+    media = media_of(num_frames)
+    whole = torch.from_numpy(truth[np.searchsorted(times, np.array(media.times) - 1e-9)])
+    expected, (t, h, w) = patchify_frames(whole, CONFIG, size=SIZE)
+    assert media.grid == (t, h, w)
     seen = []
     for part in np.array_split(np.arange(t), ranks):
         units = range(int(part[0]), int(part[-1]) + 1)
-        for step, patches in stream_patches(info, sample, units, CONFIG, SIZE, batch_units=2):
+        for step, patches in stream_units(media, units, PROCESSOR, batch_units=2):
             assert len(step) <= 2
             rows = slice(step.start * h * w, step.stop * h * w)
             np.testing.assert_array_equal(patches.numpy(), expected[rows].numpy())
@@ -41,7 +59,7 @@ def test_ranks_together_have_the_whole_video(ranks, num_frames, info, videos, se
     assert seen == list(range(t))
 
 
-def test_only_its_own_frames_are_decoded(info, monkeypatch):
+def test_only_its_own_frames_are_decoded(media_of, monkeypatch):
     asked = []
     real = stream_file.decode_frames
 
@@ -50,31 +68,19 @@ def test_only_its_own_frames_are_decoded(info, monkeypatch):
         return real(info, frames, **options)
 
     monkeypatch.setattr(stream_file, "decode_frames", spy)
-    sample = sample_times(info, num_frames=17)
-    steps = list(stream_patches(info, sample, range(7, 9), CONFIG, SIZE, batch_units=1))
+    media = media_of(17)
+    steps = list(stream_units(media, range(7, 9), PROCESSOR, batch_units=1))
     assert [step for step, _ in steps] == [range(7, 8), range(8, 9)]
-    assert asked == list(sample.frames[14:])
+    assert asked == list(media.frames[14:])
 
 
-def test_timings_add_up(info):
-    sample = sample_times(info, num_frames=4)
+def test_timings_add_up(media_of):
     timings = {"decode": 100.0}
-    list(stream_patches(info, sample, range(2), CONFIG, SIZE, timings=timings))
+    list(stream_units(media_of(4), range(2), PROCESSOR, batch_units=8, timings=timings))
     assert timings.keys() == {"decode", "preprocess"}
     assert timings["decode"] > 100
     assert timings["preprocess"] > 0
 
 
-def test_a_rank_without_units(info):
-    sample = sample_times(info, num_frames=4)
-    assert list(stream_patches(info, sample, range(2, 2), CONFIG, SIZE)) == []
-
-
-@pytest.mark.parametrize(
-    ("units", "batch_units"),
-    [(range(3), 8), (range(-1, 1), 8), (range(0, 2, 2), 8), (range(2), 0)],
-)
-def test_wrong_units(units, batch_units, info):
-    sample = sample_times(info, num_frames=4)
-    with pytest.raises(InvalidInput, match="give"):
-        stream_patches(info, sample, units, CONFIG, SIZE, batch_units=batch_units)
+def test_a_rank_without_units(media_of):
+    assert list(stream_units(media_of(4), range(2, 2), PROCESSOR, batch_units=8)) == []

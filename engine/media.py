@@ -1,0 +1,68 @@
+"""The videos and pictures of a prompt, fully decided: every rank does the same with them.
+
+A unit is what the vision tower encodes by itself: a temporal patch of frames, or the tiles of one
+frame. The tokens of a unit follow each other in the prompt; units may have text between them.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spava_app.engine.models.positions import VideoSpan
+
+
+@dataclass(frozen=True)
+class Media:
+    """One video or picture.
+
+    Attributes:
+        path: the file.
+        picture: a picture, not a video; its one frame is number 0, at 0 seconds.
+        frames: which frames of the file's index are looked at, ascending.
+        times: seconds of each.
+        size: (height, width) in pixels that frames are resized to.
+        grid: (units, rows, columns): of patches, or of tiles, in each unit.
+        unit_tokens: tokens of a unit.
+        starts: index in the prompt of the first token of each unit, ascending.
+    """
+
+    path: str
+    picture: bool
+    frames: tuple[int, ...]
+    times: tuple[float, ...]
+    size: tuple[int, int]
+    grid: tuple[int, int, int]
+    unit_tokens: int
+    starts: tuple[int, ...]
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> "Media":
+        """From parsed JSON, whose lists were tuples; `fields` is changed."""
+        for name, value in fields.items():
+            if isinstance(value, list):
+                fields[name] = tuple(value)
+        return cls(**fields)
+
+    @property
+    def num_units(self) -> int:
+        return self.grid[0]
+
+    @property
+    def num_tokens(self) -> int:
+        """Visual tokens of all units."""
+        return self.num_units * self.unit_tokens
+
+    def tokens(self) -> Tensor:
+        """Index in the prompt of each visual token, unit by unit, int64 `[num_tokens]`."""
+        starts = torch.tensor(self.starts, dtype=torch.int64)
+        return (starts[:, None] + torch.arange(self.unit_tokens)).flatten()
+
+    def span(self, frames_per_unit: int, merge_size: int) -> VideoSpan:
+        """For multimodal positions. A unit's time is its first frame's, since that of the first."""
+        _, rows, cols = self.grid
+        times = self.times[::frames_per_unit]
+        return VideoSpan(
+            tuple(time - times[0] for time in times), rows // merge_size, cols // merge_size
+        )

@@ -1,0 +1,193 @@
+"""How a family of models turns pictures into tokens: sizes, placeholders, pixels, embeddings.
+
+The driver asks how a medium fits into a prompt before any pixel is read; the ranks then prepare and
+encode their own units in the same way. N = frames.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from spava_app.engine.media import Media
+from spava_app.engine.models.internvl_config import InternVisionConfig
+from spava_app.engine.video.pixel_config import PixelConfig
+from spava_app.engine.video.preprocess import grid_for, patchify_frames, smart_resize
+from spava_app.engine.video.tiles import TileConfig, tile_frames, tile_grid, tiles_of_grid
+from spava_app.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How a medium becomes tokens; as in `Media`.
+
+    Attributes:
+        content: the part of a chat message that stands for it.
+        runs: tokens that each of its placeholders stands for, in order.
+    """
+
+    size: tuple[int, int]
+    grid: tuple[int, int, int]
+    unit_tokens: int
+    content: dict[str, str]
+    runs: tuple[int, ...]
+
+
+class Processor(Protocol):
+    """Media of one family of models."""
+
+    @property
+    def frames_per_unit(self) -> int:
+        """Frames that are encoded together."""
+        ...
+
+    def fit(self, num_frames: int, height: int, width: int, *, picture: bool) -> Fit:
+        """How `num_frames` frames of `height` x `width` pixels become tokens.
+
+        Raises:
+            VideoError: their shape is beyond what the model takes.
+        """
+        ...
+
+    def prepare(self, frames: Tensor, media: Media) -> Tensor:
+        """Pixels of whole units for `encode`, from uint8 RGB `[N, height, width, 3]`."""
+        ...
+
+    def encode(self, vision: nn.Module, pixels: Tensor, media: Media, num_units: int) -> Tensor:
+        """Embeddings of `num_units` prepared units, `[num_units * unit_tokens, hidden]`."""
+        ...
+
+    def placeholders(self, token_ids: Mapping[str, int]) -> frozenset[int]:
+        """Ids that stand for visual tokens in a prompt, given the tokenizer's special tokens."""
+        ...
+
+
+@dataclass(frozen=True)
+class QwenProcessor:
+    """Qwen2.5-VL: patches of frames at their own aspect ratio; a unit is two frames.
+
+    Attributes:
+        video, picture: pixel settings of each.
+        placeholder_ids: the ids of the video and the image token.
+    """
+
+    video: PixelConfig
+    picture: PixelConfig
+    placeholder_ids: frozenset[int]
+
+    @classmethod
+    def from_folder(cls, folder: Path, config: Mapping[str, Any]) -> "QwenProcessor":
+        """Read a checkpoint folder.
+
+        Raises:
+            CheckpointError: no preprocessor file, or a setting that is missing.
+        """
+        missing = {"video_token_id", "image_token_id"} - set(config)
+        if missing:
+            raise CheckpointError("model", str(folder), f"config.json lacks {min(missing)}")
+        return cls(
+            PixelConfig.from_folder(folder),
+            PixelConfig.from_folder(folder, picture=True),
+            frozenset((config["video_token_id"], config["image_token_id"])),
+        )
+
+    @property
+    def frames_per_unit(self) -> int:
+        return self.video.temporal_patch_size
+
+    def fit(self, num_frames: int, height: int, width: int, *, picture: bool) -> Fit:
+        pixels = self.picture if picture else self.video
+        grid = grid_for(num_frames, height, width, pixels)
+        unit_tokens = grid[1] * grid[2] // pixels.merge_size**2
+        return Fit(
+            smart_resize(height, width, pixels, num_frames=num_frames),
+            grid,
+            unit_tokens,
+            {"type": "image" if picture else "video"},
+            (grid[0] * unit_tokens,),
+        )
+
+    def prepare(self, frames: Tensor, media: Media) -> Tensor:
+        pixels = self.picture if media.picture else self.video
+        return patchify_frames(frames, pixels, size=media.size)[0]
+
+    def encode(self, vision: nn.Module, pixels: Tensor, media: Media, num_units: int) -> Tensor:
+        return vision(pixels, (num_units, *media.grid[1:]))
+
+    def placeholders(self, token_ids: Mapping[str, int]) -> frozenset[int]:
+        return self.placeholder_ids
+
+
+@dataclass(frozen=True)
+class InternVLProcessor:
+    """InternVL3: square tiles; a unit is one frame of one tile, or a picture of several.
+
+    Frames are named "Frame1: ", "Frame2: " in the prompt, as the model was trained.
+
+    Attributes:
+        tiles: pixel settings.
+        tile_tokens: embeddings of a tile.
+    """
+
+    tiles: TileConfig
+    tile_tokens: int
+
+    START, TOKEN, END = "<img>", "<IMG_CONTEXT>", "</img>"
+
+    @classmethod
+    def from_folder(cls, folder: Path, config: Mapping[str, Any]) -> "InternVLProcessor":
+        """Read a checkpoint folder of either layout.
+
+        Raises:
+            CheckpointError: a setting that is missing, or that is not supported.
+        """
+        vision = InternVisionConfig.from_hf(config)
+        tiles = TileConfig.from_folder(folder, vision.image_size)
+        return cls(tiles, vision.tokens_per_tile)
+
+    @property
+    def frames_per_unit(self) -> int:
+        return 1
+
+    def fit(self, num_frames: int, height: int, width: int, *, picture: bool) -> Fit:
+        side, most = self.tiles.size, self.tiles.max_tiles if picture else 1
+        rows, cols = tile_grid(height, width, most, size=side)
+        unit_tokens = tiles_of_grid((rows, cols)) * self.tile_tokens
+        unit = f"{self.START}{self.TOKEN}{self.END}\n"
+        text = unit if picture else "".join(f"Frame{i + 1}: {unit}" for i in range(num_frames))
+        runs = (unit_tokens,) * num_frames
+        grid = (num_frames, rows, cols)
+        return Fit((side, side), grid, unit_tokens, {"type": "text", "text": text}, runs)
+
+    def prepare(self, frames: Tensor, media: Media) -> Tensor:
+        return tile_frames(frames, self.tiles, grid=media.grid[1:])
+
+    def encode(self, vision: nn.Module, pixels: Tensor, media: Media, num_units: int) -> Tensor:
+        return vision(pixels)
+
+    def placeholders(self, token_ids: Mapping[str, int]) -> frozenset[int]:
+        if self.TOKEN not in token_ids:
+            raise CheckpointError("tokenizer", "special tokens", f"must have {self.TOKEN}")
+        return frozenset((token_ids[self.TOKEN],))
+
+
+_PROCESSORS: Mapping[str, type[QwenProcessor] | type[InternVLProcessor]] = {
+    "Qwen2_5_VLForConditionalGeneration": QwenProcessor,
+    "InternVLForConditionalGeneration": InternVLProcessor,
+    "InternVLChatModel": InternVLProcessor,
+}
+
+
+def make_processor(folder: Path, config: Mapping[str, Any]) -> Processor | None:
+    """The processor of a checkpoint folder with this config.json; None for a text model.
+
+    Raises:
+        CheckpointError: the folder lacks what the processor needs.
+    """
+    names: Sequence[str] = config.get("architectures") or []
+    for name in names:
+        if name in _PROCESSORS:
+            return _PROCESSORS[name].from_folder(folder, config)
+    return None

@@ -1,0 +1,181 @@
+"""From what a user asks to a request and its plan: all is decided before a worker sees it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from spava_app.engine.media import Media
+from spava_app.engine.parallel.base import Method
+from spava_app.engine.plan import Plan, PlannedMedia
+from spava_app.engine.processors import Fit, Processor
+from spava_app.engine.request import Request
+from spava_app.engine.sampler import Sampling
+from spava_app.engine.video.picture import picture_size
+from spava_app.engine.video.probe import probe
+from spava_app.engine.video.sample import FrameSample, sample_times
+from spava_app.errors import InvalidInput
+from spava_app.prompt import Prompt, PromptBuilder
+
+DEFAULT_FPS = 2.0
+MAX_FRAMES = 768  # as qwen-vl-utils; a longer video is sampled evenly
+
+# A file, or several.
+Files = str | Path | Sequence[str | Path]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question as a user asks it; see `VideoQA.ask`."""
+
+    video: Files
+    question: str
+    history: Sequence[tuple[str, str]]
+    num_frames: int | None
+    fps: float | None
+    max_new_tokens: int
+    sampling: Sampling
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A file that was looked at, and the frames that are used of it; a picture has no duration."""
+
+    path: str
+    height: int
+    width: int
+    duration: float
+    sample: FrameSample
+
+    @property
+    def picture(self) -> bool:
+        return self.duration == 0
+
+
+@dataclass(frozen=True)
+class Preparer:
+    """Turns questions into requests for one model and one way to run it.
+
+    Attributes:
+        max_tokens: that the model takes, the answer included.
+        options: of the method, as given.
+    """
+
+    prompts: PromptBuilder
+    processor: Processor
+    max_tokens: int
+    method: Method
+    options: Mapping[str, Any]
+    ranks: int
+    device: str
+
+    def __call__(self, asked: Asked) -> tuple[Request, Plan]:
+        """Decide.
+
+        Raises:
+            InvalidInput: a text or a number that cannot be served.
+            VideoError: a file that cannot be read.
+        """
+        self.prompts.check(asked.question, asked.history)  # told before a file is read
+        seen = [look(path, asked.num_frames, asked.fps) for path in _files(asked.video)]
+        fits = [
+            self.processor.fit(len(file.sample), file.height, file.width, picture=file.picture)
+            for file in seen
+        ]
+        prompt = self.prompts.build(asked.question, fits, asked.history)
+        self._check_length(prompt, seen, asked)
+        media = tuple(map(_media, seen, fits, prompt.starts))
+        request = Request(
+            token_ids=prompt.token_ids,
+            query_len=prompt.query_len,
+            system_len=prompt.system_len,
+            question_len=prompt.question_len,
+            method=self.method.name,
+            options=dict(self.options),
+            max_new_tokens=asked.max_new_tokens,
+            stop_ids=self.prompts.stop_ids,
+            media=media,
+            sampling=asked.sampling,
+        )
+        return request, self._plan(request, seen)
+
+    def _check_length(self, prompt: Prompt, seen: Sequence[Seen], asked: Asked) -> None:
+        total = len(prompt.token_ids) + asked.max_new_tokens
+        if total > self.max_tokens:
+            frames = sum(len(file.sample) for file in seen)
+            fix = (
+                f"with {frames} frames and the answer this is {total} tokens, the model "
+                f"takes {self.max_tokens}: look at fewer frames or ask a shorter question"
+            )
+            raise InvalidInput("question", _shortened(asked.question), fix)
+
+    def _plan(self, request: Request, seen: Sequence[Seen]) -> Plan:
+        layout = self.method.layout(request.shape, self.ranks)
+        media = [
+            PlannedMedia(
+                path=file.path,
+                duration=file.duration,
+                num_frames=len(file.sample),
+                interval=file.sample.interval,
+                size=medium.size,
+                num_tokens=medium.num_tokens,
+            )
+            for file, medium in zip(seen, request.media, strict=True)
+        ]
+        return Plan(
+            media=tuple(media),
+            num_tokens=layout.num_tokens,
+            num_visual=sum(medium.num_tokens for medium in media),
+            query_len=request.query_len,
+            method=self.method.name,
+            world_size=self.ranks,
+            device=self.device,
+            anchor_len=layout.anchor_len,
+            num_blocks=len(layout.blocks),
+            block_len=len(layout.blocks[0]),
+            passing_len=max(layout.passing, default=0),
+            options=dict(self.options),
+        )
+
+
+def look(path: str | Path, num_frames: int | None, fps: float | None) -> Seen:
+    """Look at a file and choose its frames.
+
+    Raises:
+        InvalidInput: wrong numbers of frames.
+        VideoError: it cannot be read.
+    """
+    absolute = Path(path).absolute()
+    if size := picture_size(absolute):
+        return Seen(str(absolute), *size, 0.0, FrameSample((0,), (0.0,), 0.0))
+    info = probe(absolute)
+    if num_frames is None and fps is None:
+        sample = sample_times(info, fps=DEFAULT_FPS, max_frames=MAX_FRAMES)
+    else:
+        sample = sample_times(info, num_frames=num_frames, fps=fps)
+    return Seen(info.path, info.height, info.width, info.duration, sample)
+
+
+def _files(video: Files) -> Sequence[str | Path]:
+    if isinstance(video, str | Path):
+        return [video]
+    if not video or not all(isinstance(path, str | Path) for path in video):
+        raise InvalidInput("video", video, "give the path of a video or picture, or a list of them")
+    return video
+
+
+def _media(file: Seen, fit: Fit, starts: tuple[int, ...]) -> Media:
+    return Media(
+        path=file.path,
+        picture=file.picture,
+        frames=file.sample.frames,
+        times=file.sample.times,
+        size=fit.size,
+        grid=fit.grid,
+        unit_tokens=fit.unit_tokens,
+        starts=starts,
+    )
+
+
+def _shortened(text: str, limit: int = 60) -> str:
+    return text if len(text) <= limit else f"{text[:limit]}..."
