@@ -144,7 +144,8 @@ class InternVLProcessor:
             CheckpointError: a setting that is missing, or that is not supported.
         """
         vision = InternVisionConfig.from_hf(config)
-        tiles = TileConfig.from_folder(folder, vision.image_size)
+        most = config.get("max_dynamic_patch") or 12
+        tiles = TileConfig.from_folder(folder, vision.image_size, most)
         return cls(tiles, vision.tokens_per_tile)
 
     @property
