@@ -19,6 +19,7 @@ from typing import Any, Self
 from spava_app.engine import channel
 from spava_app.engine.request import Request
 from spava_app.engine.settings import WorkerSettings
+from spava_app.engine.turns import Turns
 from spava_app.errors import EngineDown, SpavaError
 
 OnMessage = Callable[[str, Any], None]
@@ -59,7 +60,8 @@ class _Worker:
 
 
 class Engine:
-    """A group of workers with one model loaded. Not thread-safe: one request at a time.
+    """A group of workers with one model loaded. It serves one request at a time; callers from
+    several threads wait for their turn.
 
     Args:
         model: folder of the checkpoint.
@@ -76,6 +78,7 @@ class Engine:
         self._device, self._dtype, self._deadline = device, dtype, deadline
         self._workers: list[_Worker] = []
         self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._turns = Turns()
 
     def __enter__(self) -> Self:
         return self
@@ -91,6 +94,10 @@ class Engine:
             CheckpointError: the model cannot be loaded.
             EngineDown: a worker died or hung.
         """
+        with self._turns.turn():
+            self._start()
+
+    def _start(self) -> None:
         if self._workers:
             return
         self._folder = tempfile.TemporaryDirectory(prefix="spava-")
@@ -113,7 +120,11 @@ class Engine:
             SpavaError: the input cannot be served; the engine stays up.
             EngineDown: a worker died or hung; the next call starts a new group.
         """
-        self.start()
+        with self._turns.turn():
+            self._start()
+            return self._run(request, on_message)
+
+    def _run(self, request: Request, on_message: OnMessage) -> Result:
         try:
             self._send({"request": request.to_json()})
             answers, failure = self._collect("result", "request", on_message, self._deadline)
