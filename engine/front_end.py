@@ -25,7 +25,6 @@ from spava_app.engine.request import Request
 from spava_app.engine.timing import StageTimer
 from spava_app.engine.video.stream import stream_units
 
-UNITS_PER_BATCH = 16
 # Patches that become one token, in all supported towers.
 PATCHES_PER_TOKEN = 4
 
@@ -77,7 +76,7 @@ class FrontEnd:
                 medium,
                 part,
                 self.processor,
-                batch_units=UNITS_PER_BATCH,
+                batch_units=self.processor.units_per_call(medium),
                 device=self._weight.device,
                 timings=timer.seconds,
             )

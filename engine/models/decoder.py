@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from spava_app.engine.models.published import Table
 from spava_app.engine.models.rope_config import RopeConfig
 from spava_app.errors import CheckpointError
+from spava_app.kernels.gated import swiglu
 from spava_app.kernels.rope import Rotary, apply_rotary, rotary_table
 
 # Inner activations of an MLP held at a time; past it more rows give no speed, only memory.
@@ -121,8 +122,7 @@ class DecoderLayer(nn.Module):
         per_row = self.gate_up.out_features * x.element_size()
         parts = []
         for rows in x.split(max(1, MLP_BYTES // per_row)) if len(x) else (x,):
-            gate, up = self.gate_up(rows).chunk(2, dim=-1)
-            parts.append(self.down(F.silu(gate) * up))
+            parts.append(self.down(swiglu(self.gate_up(rows))))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
