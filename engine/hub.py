@@ -65,7 +65,7 @@ def _fetch(model: str, name: str, revision: str | None) -> Path:
     failure: Exception | None = None
     try:
         # Asked first, because snapshot_download by itself waits for this answer without end.
-        HfApi().model_info(name, revision=revision, timeout=ANSWER_SECONDS)
+        HfApi().model_info(name, timeout=ANSWER_SECONDS)
     except Exception as error:  # noqa: BLE001 (those of its HTTP library change with its version)
         failure = error
     try:
