@@ -261,7 +261,7 @@ def test_truncated_file(folder: Path, cut: Callable[[bytes], bytes]) -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"architectures": ["Other"]}, "has architectures ['Other']; known: LlamaForCausalLM, "),
+        ({"architectures": ["Other"]}, "has architectures ['Other']; known: InternVLChatModel, "),
         ({"vision_config": {}}, "config.json lacks 'depth'"),
         ({"vision_config": []}, "config.json has a setting of the wrong type"),
         ({"text_config": {"model_type": "qwen2"}}, "config.json lacks 'hidden_size'"),
