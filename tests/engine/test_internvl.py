@@ -15,6 +15,7 @@ from transformers import InternVLConfig, InternVLForConditionalGeneration
 
 from spava_app.engine.models.internvl3 import InternVL3
 from spava_app.engine.models.internvl_config import InternVisionConfig
+from spava_app.engine.weights import save_checkpoint
 from spava_app.errors import CheckpointError
 from spava_app.kernels.attention import attention
 
@@ -171,6 +172,18 @@ def test_original_layout_gives_identical_weights(loaded: Loaded) -> None:
     for name, parameter in model.named_parameters():
         assert torch.equal(ours.get_parameter(name), parameter), name
     torch.testing.assert_close(ours.vision(tiles(2)), model.vision(tiles(2)), atol=0, rtol=0)
+
+
+def test_saved_checkpoint_is_read_by_transformers(loaded: Loaded, tmp_path: Path) -> None:
+    oracle, model, folder = loaded
+    save_checkpoint(model, tmp_path, torch.float32)
+    (tmp_path / "config.json").write_text((folder / "config.json").read_text())
+    theirs = InternVLForConditionalGeneration.from_pretrained(tmp_path)
+    for name, parameter in oracle.named_parameters():
+        assert torch.equal(theirs.get_parameter(name), parameter), name
+    assert {
+        name: tensor.shape for name, tensor in load_file(tmp_path / "model.safetensors").items()
+    } == {name: tensor.shape for name, tensor in load_file(folder / "model.safetensors").items()}
 
 
 def test_geometry_of_internvl3_2b() -> None:
