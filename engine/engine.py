@@ -69,12 +69,20 @@ class Engine:
         device: "cpu" or "cuda".
         dtype: torch dtype name.
         deadline: seconds the workers may take to begin a request; each stage then has its own.
+        allow_pickle: read pickled weights where there is no safetensors, tensors only.
     """
 
     def __init__(
-        self, model: Path, *, world_size: int, device: str, dtype: str, deadline: float = 600.0
+        self,
+        model: Path,
+        *,
+        world_size: int,
+        device: str,
+        dtype: str,
+        deadline: float = 600.0,
+        allow_pickle: bool = False,
     ) -> None:
-        self._model, self._world_size = model, world_size
+        self._model, self._world_size, self._allow_pickle = model, world_size, allow_pickle
         self._device, self._dtype, self._deadline = device, dtype, deadline
         self._workers: list[_Worker] = []
         self._folder: tempfile.TemporaryDirectory[str] | None = None
@@ -183,6 +191,7 @@ class Engine:
             dtype=self._dtype,
             threads=max(1, (os.cpu_count() or 1) // self._world_size),
             deadline=self._deadline,
+            allow_pickle=self._allow_pickle,
         )
         log = folder / f"rank{rank}.log"
         # One machine: nothing listens on an interface that others can reach.
