@@ -19,6 +19,7 @@ from typing import Any, Self
 from spava_app.engine import channel
 from spava_app.engine.request import Request
 from spava_app.engine.settings import WorkerSettings
+from spava_app.engine.turns import Turns
 from spava_app.errors import EngineDown, SpavaError
 
 OnMessage = Callable[[str, Any], None]
@@ -59,7 +60,8 @@ class _Worker:
 
 
 class Engine:
-    """A group of workers with one model loaded. Not thread-safe: one request at a time.
+    """A group of workers with one model loaded. It serves one request at a time; callers from
+    several threads wait for their turn.
 
     Args:
         model: folder of the checkpoint.
@@ -67,15 +69,24 @@ class Engine:
         device: "cpu" or "cuda".
         dtype: torch dtype name.
         deadline: seconds the workers may take to begin a request; each stage then has its own.
+        allow_pickle: read pickled weights where there is no safetensors, tensors only.
     """
 
     def __init__(
-        self, model: Path, *, world_size: int, device: str, dtype: str, deadline: float = 600.0
+        self,
+        model: Path,
+        *,
+        world_size: int,
+        device: str,
+        dtype: str,
+        deadline: float = 600.0,
+        allow_pickle: bool = False,
     ) -> None:
-        self._model, self._world_size = model, world_size
+        self._model, self._world_size, self._allow_pickle = model, world_size, allow_pickle
         self._device, self._dtype, self._deadline = device, dtype, deadline
         self._workers: list[_Worker] = []
         self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._turns = Turns()
 
     def __enter__(self) -> Self:
         return self
@@ -91,6 +102,10 @@ class Engine:
             CheckpointError: the model cannot be loaded.
             EngineDown: a worker died or hung.
         """
+        with self._turns.turn():
+            self._start()
+
+    def _start(self) -> None:
         if self._workers:
             return
         self._folder = tempfile.TemporaryDirectory(prefix="spava-")
@@ -113,7 +128,11 @@ class Engine:
             SpavaError: the input cannot be served; the engine stays up.
             EngineDown: a worker died or hung; the next call starts a new group.
         """
-        self.start()
+        with self._turns.turn():
+            self._start()
+            return self._run(request, on_message)
+
+    def _run(self, request: Request, on_message: OnMessage) -> Result:
         try:
             self._send({"request": request.to_json()})
             answers, failure = self._collect("result", "request", on_message, self._deadline)
@@ -172,6 +191,7 @@ class Engine:
             dtype=self._dtype,
             threads=max(1, (os.cpu_count() or 1) // self._world_size),
             deadline=self._deadline,
+            allow_pickle=self._allow_pickle,
         )
         log = folder / f"rank{rank}.log"
         # One machine: nothing listens on an interface that others can reach.

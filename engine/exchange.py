@@ -1,9 +1,9 @@
 """Sending visual embeddings to the ranks whose rows need them.
 
-Each rank encodes a contiguous range of units; no rank ever holds the embeddings of all.
+Each rank encodes some units; no rank ever holds the embeddings of all.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -11,35 +11,39 @@ from torch import Tensor
 from spava_app.engine.comm import Comm
 
 
+def indices(ranges: Iterable[range]) -> Tensor:
+    """The numbers of `ranges` one after the other, int64."""
+    parts = [torch.arange(numbers.start, numbers.stop) for numbers in ranges]
+    return torch.cat([torch.empty(0, dtype=torch.int64), *parts])
+
+
 def exchange_rows(
-    comm: Comm, own: Tensor, owned: Sequence[range], needed: Sequence[Tensor]
+    comm: Comm, own: Tensor, owned: Sequence[Tensor], needed: Sequence[Tensor]
 ) -> Tensor:
     """Give every rank the rows it needs.
 
     Args:
         own: this rank's rows `[len(owned[rank]), hidden]`.
-        owned: per rank, which global rows it holds; disjoint and ascending by rank.
+        owned: per rank, int64 global indices of the rows it holds, in the order it holds them; the
+            indices 0, 1, ... are each held by one rank.
         needed: per rank, int64 global indices of the rows it wants, in the order it wants them.
 
     Returns:
         `[len(needed[rank]), hidden]`, in the order of `needed[rank]`.
     """
-    mine = owned[comm.rank]
-    outgoing = [_inside(wanted, mine) for wanted in needed]
-    send = torch.cat(
-        [wanted[mask] - mine.start for wanted, mask in zip(needed, outgoing, strict=True)]
-    )
-    wanted = needed[comm.rank]
-    incoming = [_inside(wanted, theirs) for theirs in owned]
+    total = sum(map(len, owned))
+    owner, place = torch.empty(2, total, dtype=torch.int64)
+    for rank, rows in enumerate(owned):
+        owner[rows] = rank
+        place[rows] = torch.arange(len(rows))
+    send = [place[wanted[owner[wanted] == comm.rank]] for wanted in needed]
+    source = owner[needed[comm.rank]]
     received = comm.all_to_all(
-        own[send.to(own.device)],
-        [int(mask.sum()) for mask in outgoing],
-        [int(mask.sum()) for mask in incoming],
+        own[torch.cat(send).to(own.device)],
+        [len(rows) for rows in send],
+        torch.bincount(source, minlength=comm.world_size).tolist(),
     )
-    out = own.new_empty(len(wanted), own.shape[1])
-    out[torch.cat([mask.nonzero()[:, 0] for mask in incoming]).to(own.device)] = received
+    out = torch.empty_like(received)
+    # What came is ordered by sender, and of one sender as it was wanted.
+    out[source.argsort(stable=True).to(own.device)] = received
     return out
-
-
-def _inside(indices: Tensor, owned: range) -> Tensor:
-    return (indices >= owned.start) & (indices < owned.stop)

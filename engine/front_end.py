@@ -5,18 +5,17 @@ T = this rank's rows, n = prompt tokens. Units are counted over all media, in th
 prompt; so are visual tokens, since units of one medium have the same number of them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
 
 import torch
 from torch import Tensor
 
 from spava_app.engine.comm import Comm
 from spava_app.engine.deadline import frames_deadline
-from spava_app.engine.exchange import exchange_rows
-from spava_app.engine.layout import Layout, shard
+from spava_app.engine.exchange import exchange_rows, indices
+from spava_app.engine.layout import Layout
 from spava_app.engine.media import Media
 from spava_app.engine.models.internvl3 import InternVisionTower
 from spava_app.engine.models.positions import multimodal_positions
@@ -26,7 +25,6 @@ from spava_app.engine.request import Request
 from spava_app.engine.timing import StageTimer
 from spava_app.engine.video.stream import stream_units
 
-UNITS_PER_BATCH = 16
 # Patches that become one token, in all supported towers.
 PATCHES_PER_TOKEN = 4
 
@@ -53,33 +51,32 @@ class FrontEnd:
         spans = request.spans(self.processor.frames_per_unit, config.merge_size)
         return multimodal_positions(spans, self.vision.config.tokens_per_second)
 
-    def deadline(self, request: Request) -> float:
+    def deadline(self, request: Request, dealt: Sequence[Sequence[int]]) -> float:
         """Seconds within which every rank has encoded its units."""
         parameters = sum(weight.numel() for weight in self.vision.parameters())
         frames = tokens = 0
-        for units in self._owned(request):
-            own = [(len(part), medium) for medium, part in _parts(request.media, units)]
+        for units in dealt:
+            own = [(len(part), medium) for medium, _, part in _parts(request.media, units)]
             frames = max(frames, sum(count for count, _ in own) * self.processor.frames_per_unit)
             tokens = max(tokens, sum(count * medium.unit_tokens for count, medium in own))
         flops = 2.0 * parameters * tokens * PATCHES_PER_TOKEN
         return frames_deadline(frames, flops, self._weight.device.type)
 
-    def encode(self, request: Request, timer: StageTimer) -> Tensor:
-        """Embeddings of this rank's units, `[tokens, hidden]`.
+    def encode(self, request: Request, units: Sequence[int], timer: StageTimer) -> Tensor:
+        """Embeddings of `units`, ascending, `[tokens, hidden]`.
 
         Raises:
-            VideoError: a frame of this rank cannot be read.
+            VideoError: a frame of them cannot be read.
         """
-        units = self._owned(request)[self.comm.rank]
         encoded = [self._weight.new_empty(0, self.vision.config.out_hidden_size)]
-        if len(units):
+        if units:
             timer.begin("decode")
-        for medium, part in _parts(request.media, units):
+        for medium, _, part in _parts(request.media, units):
             stream = stream_units(
                 medium,
                 part,
                 self.processor,
-                batch_units=UNITS_PER_BATCH,
+                batch_units=self.processor.units_per_call(medium),
                 device=self._weight.device,
                 timings=timer.seconds,
             )
@@ -89,33 +86,38 @@ class FrontEnd:
                     encoded.append(self.processor.encode(self.vision, pixels, medium, len(batch)))
         return torch.cat(encoded)
 
-    def deliver(self, request: Request, layout: Layout, encoded: Tensor) -> tuple[Tensor, Tensor]:
+    def deliver(
+        self, request: Request, layout: Layout, dealt: Sequence[Sequence[int]], encoded: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Which of this rank's rows are visual (`[T]`, on the CPU), and their embeddings."""
-        world_size = self.comm.world_size
-        owned, start = [], 0
-        for units in self._owned(request):
-            parts = _parts(request.media, units)
-            stop = start + sum(len(part) * medium.unit_tokens for medium, part in parts)
-            owned.append(range(start, stop))
-            start = stop
+        owned = [_visual_tokens(request.media, units) for units in dealt]
         # Which visual token stands at each place of the prompt.
         number = torch.full((len(request.token_ids),), -1)
-        number[torch.cat([medium.tokens() for medium in request.media])] = torch.arange(start)
-        rows = [number[layout.rows(rank)] for rank in range(world_size)]
+        places = torch.cat([medium.tokens() for medium in request.media])
+        number[places] = torch.arange(len(places))
+        ranks = range(self.comm.world_size)
+        rows = [number[indices(layout.rows(rank))] for rank in ranks]
         needed = [numbers[numbers >= 0] for numbers in rows]
         return rows[self.comm.rank] >= 0, exchange_rows(self.comm, encoded, owned, needed)
 
-    def _owned(self, request: Request) -> list[range]:
-        """The units that each rank encodes."""
-        world_size = self.comm.world_size
-        total = sum(medium.num_units for medium in request.media)
-        return [shard(total, rank, world_size) for rank in range(world_size)]
+
+def _parts(media: Sequence[Media], units: Sequence[int]) -> Iterator[tuple[Media, int, list[int]]]:
+    """Which units of which medium the numbers `units`, ascending, are; between the two, the number
+    of the medium's first visual token.
+    """
+    start = token = 0
+    for medium in media:
+        stop = start + medium.num_units
+        part = [unit - start for unit in units if start <= unit < stop]
+        if part:
+            yield medium, token, part
+        start, token = stop, token + medium.num_tokens
 
 
-def _parts(media: tuple[Media, ...], units: range) -> Iterator[tuple[Media, range]]:
-    """Which units of which medium the numbers `units` are."""
-    starts = accumulate((medium.num_units for medium in media), initial=0)
-    for medium, start in zip(media, starts, strict=False):
-        first, last = max(units.start, start), min(units.stop, start + medium.num_units)
-        if first < last:
-            yield medium, range(first - start, last - start)
+def _visual_tokens(media: Sequence[Media], units: Sequence[int]) -> Tensor:
+    """Numbers of the visual tokens of `units`, in order."""
+    return indices(
+        range(first + unit * medium.unit_tokens, first + (unit + 1) * medium.unit_tokens)
+        for medium, first, part in _parts(media, units)
+        for unit in part
+    )

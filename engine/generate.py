@@ -11,6 +11,8 @@ from torch import Tensor
 
 from spava_app.engine.comm import Comm
 from spava_app.engine.deadline import deadline_for, prefill_flops, token_flops
+from spava_app.engine.dealing import deal
+from spava_app.engine.exchange import indices
 from spava_app.engine.front_end import FrontEnd
 from spava_app.engine.kv_cache import KVCache
 from spava_app.engine.layout import Layout
@@ -71,7 +73,7 @@ class Runner:
         positions = self._positions(request)
         cache = self._cache(layout, request.max_new_tokens, hidden.dtype)
         prefill = method.prefill(layout, comm, cache)
-        local = positions[..., torch.tensor(layout.positions(comm.rank), dtype=torch.int64)]
+        local = positions[..., indices(layout.positions(comm.rank))]
         choose = self._chooser(request, layout, cancelled)
         ends = {*request.stop_ids, CANCELLED}
         row = layout.last_row(comm.rank)
@@ -101,7 +103,7 @@ class Runner:
 
         `deadline` is that of the collectives after the frames are encoded.
         """
-        ids = torch.tensor(request.token_ids)[layout.rows(self.comm.rank)]
+        ids = torch.tensor(request.token_ids)[indices(layout.rows(self.comm.rank))]
         hidden = self.decoder.embed(ids.to(self.device))
         if not request.media:
             self.comm.deadline = deadline
@@ -109,11 +111,13 @@ class Runner:
         front_end = self.front_end
         if front_end is None:
             raise InvalidInput("model", "text model", "cannot see: give a vision-language model")
-        self.comm.deadline = front_end.deadline(request)
-        encoded = self._together(lambda: front_end.encode(request, timer))
+        dealt = deal(request.media, layout)
+        self.comm.deadline = front_end.deadline(request, dealt)
+        units = dealt[self.comm.rank]
+        encoded = self._together(lambda: front_end.encode(request, units, timer))
         self.comm.deadline = deadline
         with timer.stage("exchange"):
-            visual, rows = front_end.deliver(request, layout, encoded)
+            visual, rows = front_end.deliver(request, layout, dealt, encoded)
             hidden[visual.to(self.device)] = rows
         return hidden
 

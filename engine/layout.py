@@ -116,10 +116,9 @@ class Layout:
         """Indices of the blocks that `rank` owns, ascending."""
         return tuple(j for j, owner in enumerate(self.owners) if owner == rank)
 
-    def rows(self, rank: int) -> list[int]:
+    def rows(self, rank: int) -> list[range]:
         """Token indices of the rows that `rank` computes, in their local order."""
-        anchor = _flat(self.anchor)
-        return [*(anchor[i] for i in self.anchor_rows(rank)), *self._after_anchor(rank)]
+        return [*_part(self.anchor, self.anchor_rows(rank)), *self._after_anchor(rank)]
 
     def num_rows(self, rank: int) -> int:
         """How many rows `rank` computes."""
@@ -136,19 +135,19 @@ class Layout:
         blocks = sum(len(self.blocks[j]) for j in self.own(rank))
         return anchor + blocks + (self.query_len if rank == self.query_owner else 0)
 
-    def positions(self, rank: int) -> list[int]:
+    def positions(self, rank: int) -> list[range]:
         """Where in the prompt those rows stand: their token indices, but for an anchor's rows."""
-        return [*self.anchor_rows(rank), *self._after_anchor(rank)]
+        return [self.anchor_rows(rank), *self._after_anchor(rank)]
 
-    def _after_anchor(self, rank: int) -> list[int]:
+    def _after_anchor(self, rank: int) -> list[range]:
         extra = range(self.num_tokens, self.num_tokens + self.extra_len)
-        return [*_flat(self.blocks[j] for j in self.own(rank)), *self.query, *extra]
+        return [*(self.blocks[j] for j in self.own(rank)), self.query, extra]
 
-    def cached(self, rank: int) -> list[int]:
+    def cached(self, rank: int) -> list[range]:
         """Token indices whose keys and values `rank` keeps, in the order it caches them."""
-        anchor = self.anchor_shard(rank) if self.anchor_cached else ()
-        query = self.query if rank == self.query_owner else ()
-        return [*anchor, *_flat(self.blocks[j] for j in self.own(rank)), *query]
+        anchor = self.anchor_shard(rank) if self.anchor_cached else range(0)
+        query = self.query if rank == self.query_owner else range(0)
+        return [anchor, *(self.blocks[j] for j in self.own(rank)), query]
 
     def sees_anchor(self, block: int) -> bool:
         """Whether the rows of `block` see the anchor."""
@@ -171,8 +170,14 @@ class Layout:
             start = stop
 
 
-def _flat(ranges: Iterable[range]) -> list[int]:
-    return [token for tokens in ranges for token in tokens]
+def _part(ranges: Iterable[range], part: range) -> Iterator[range]:
+    """Items `part` of the concatenation of `ranges`."""
+    start = 0
+    for tokens in ranges:
+        inside = tokens[max(part.start - start, 0) : max(part.stop - start, 0)]
+        if inside:
+            yield inside
+        start += len(tokens)
 
 
 def shard(length: int, part: int, num_parts: int) -> range:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from spava_app.engine.front_end import PATCHES_PER_TOKEN, UNITS_PER_BATCH
+from spava_app.engine.front_end import PATCHES_PER_TOKEN
 from spava_app.engine.layout import Layout
 from spava_app.engine.media import Media
 from spava_app.engine.models.decoder import DecoderConfig
@@ -20,6 +20,7 @@ from spava_app.engine.models.qwen2_5_vl import VisionTower
 from spava_app.engine.models.registry import Model
 from spava_app.engine.parallel.base import Method
 from spava_app.engine.parallel.buffers import Buffers, HeadShape
+from spava_app.engine.processors import Processor
 
 
 @dataclass(frozen=True)
@@ -69,17 +70,21 @@ def predict(
     dtype: torch.dtype,
     max_new_tokens: int,
     media: Sequence[Media] = (),
+    processor: Processor | None = None,
 ) -> list[Memory]:
     """The peak of each rank.
 
     Args:
         model: with its sizes only, e.g. built on the meta device.
         dtype: of weights and activations.
-        media: what the front end encodes.
+        media: what the front end encodes, as `processor` has it.
     """
     config, size = model.decoder.config, dtype.itemsize
     heads = HeadShape(config.num_heads, config.num_kv_heads, config.head_dim, size)
     parameters = sum(weight.numel() for weight in model.parameters())
+    vision = 0
+    if model.vision is not None and processor is not None and media:
+        vision = _vision(model.vision, processor, media, layout.world_size, size)
     new = -(-max_new_tokens // layout.world_size)
     memories = []
     for rank in range(layout.world_size):
@@ -97,7 +102,7 @@ def predict(
                 heads=rows * (heads.q_row + heads.kv_row),
                 attention=method.buffers(layout, rank, heads),
                 mlp=mlp,
-                vision=_vision(model.vision, media, layout.world_size, size) if media else 0,
+                vision=vision,
                 logits=config.vocab_size * (size + 4 * 8),
             )
         )
@@ -120,21 +125,26 @@ def _layer(config: DecoderConfig, heads: HeadShape, rows: int, chunk: int) -> tu
 
 
 def _vision(
-    tower: VisionTower | InternVisionTower | None,
+    tower: VisionTower | InternVisionTower,
+    processor: Processor,
     media: Sequence[Media],
     world_size: int,
     size: int,
 ) -> int:
     """Bytes of a rank's embeddings with the largest batch of the tower, or with their exchange.
 
-    Rather too much: a tower's elementwise work may be fused. The frames at the file's own size are
-    left out.
+    Rather too much: a tower's elementwise work may be fused. Frames as they are decoded are left
+    out: their size is the file's.
     """
-    assert tower is not None  # else there is no media
     config = tower.config
-    own = -(-sum(medium.num_tokens for medium in media) // world_size)
+    # Units are dealt evenly, up to one.
+    tokens = sum(medium.num_tokens for medium in media) // world_size
+    own = tokens + max(medium.unit_tokens for medium in media)
     embeddings = own * config.out_hidden_size * size
-    batch = max(min(medium.num_units, UNITS_PER_BATCH) * medium.unit_tokens for medium in media)
+    batch = max(
+        min(medium.num_units, processor.units_per_call(medium)) * medium.unit_tokens
+        for medium in media
+    )
     frames = tower.config.temporal_patch_size if isinstance(tower, VisionTower) else 1
     pixels = 3 * frames * config.patch_size**2 * (4 + size)
     # Beside the residual stream: q, k, v, rotated and cut into windows, or the MLP's inner rows.

@@ -17,6 +17,7 @@ class WorkerSettings:
         dtype: name of the torch dtype of weights and activations.
         threads: CPU threads.
         deadline: seconds a collective may take.
+        allow_pickle: whether pickled weights may be read, tensors only.
     """
 
     rank: int
@@ -28,6 +29,7 @@ class WorkerSettings:
     dtype: str
     threads: int
     deadline: float
+    allow_pickle: bool = False
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))

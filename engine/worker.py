@@ -81,7 +81,12 @@ def _start(settings: WorkerSettings) -> Runner:
     )
     folder = Path(settings.model)
     processor = make_processor(folder, read_config(folder))
-    model = load_model(folder, device=device, dtype=getattr(torch, settings.dtype))
+    model = load_model(
+        folder,
+        device=device,
+        dtype=getattr(torch, settings.dtype),
+        allow_pickle=settings.allow_pickle,
+    )
     front_end = None
     if model.vision is not None and processor is not None:
         front_end = FrontEnd(model.vision, processor, comm)

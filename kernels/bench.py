@@ -68,6 +68,15 @@ class Row:
     time: Timing
 
 
+@dataclass(frozen=True)
+class Matmul:
+    """A product of two square matrices: what the rest of a run is compared with."""
+
+    size: int
+    tflops: float
+    time: Timing
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run, print tables and write `--json`; 2 for options that cannot be used, else 0."""
     options, path = parse(arguments)
@@ -141,18 +150,16 @@ def versions(device: torch.device) -> dict[str, str | int | None]:
 
 def measure(options: Options) -> dict[str, object]:
     """The whole report, as it goes into the JSON file; tables are printed as they come."""
-    size = max(512, MATMUL_SIZE // options.divide)
-    a, b = (torch.randn(size, size, dtype=options.dtype, device=options.device) for _ in range(2))
-    product = time_call(lambda: a @ b, options.device, options.runs)
-    peak = 2 * size**3 / product.median_ms / 1e9
-    say(f"\nmatrix product {size}^3 in {options.dtype}: {peak:.4g} TFLOP/s\n")
+    matmul = measure_matmul(options.device, options.dtype, options.divide, options.runs)
+    say(f"\nmatrix product {matmul.size}^3 in {options.dtype}: {matmul.tflops:.4g} TFLOP/s\n")
 
     probe = torch.empty(K, 4, HEAD_DIM, dtype=options.dtype, device=options.device)
     missing = {name: BACKENDS[name].unsupported(probe) for name in options.backends}
     missing = {name: reason for name, reason in missing.items() if reason}
     for name, reason in missing.items():
         say(f"no {name}: {reason}")
-    rows = list(attention_rows(options, peak, [n for n in options.backends if n not in missing]))
+    usable = [name for name in options.backends if name not in missing]
+    rows = list(attention_rows(options, matmul.tflops, usable))
 
     share = layer_share(options.device, options.dtype, options.divide, options.runs)
     say(f"\n{share}")
@@ -160,11 +167,21 @@ def measure(options: Options) -> dict[str, object]:
         "versions": versions(options.device),
         "dtype": str(options.dtype).removeprefix("torch."),
         "divide": options.divide,
-        "matmul": {"size": size, "tflops": peak, "time": asdict(product)},
+        "matmul": asdict(matmul),
         "missing": missing,
         "attention": [asdict(row) for row in rows],
         "layer": asdict(share),
     }
+
+
+def measure_matmul(
+    device: torch.device, dtype: torch.dtype, divide: int = 1, runs: int | None = None
+) -> Matmul:
+    """Time a matrix product of 8192^3, or of smaller matrices."""
+    size = max(512, MATMUL_SIZE // divide)
+    a, b = (torch.randn(size, size, dtype=dtype, device=device) for _ in range(2))
+    time = time_call(lambda: a @ b, device, runs)
+    return Matmul(size, 2 * size**3 / time.median_ms / 1e9, time)
 
 
 def attention_rows(options: Options, peak: float, backends: Sequence[str]) -> Iterator[Row]:

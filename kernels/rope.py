@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from spava_app.kernels.fused import fused_for
+
 Rotary = tuple[Tensor, Tensor]
 
 
@@ -52,6 +54,8 @@ def apply_rotary(x: Tensor, rotary: Rotary) -> Tensor:
     """Rotate `x` [T, H, D] by its rows' angles; computed in at least float32, returned in `x`'s
     dtype.
     """
+    if x.stride(-1) == 1 and (kernels := fused_for(x)):
+        return kernels.rotate(x, *rotary)
     dtype = torch.promote_types(x.dtype, torch.float32)
     cos, sin = (table.to(dtype)[:, None, :] for table in rotary)
     first, second = x.to(dtype).chunk(2, dim=-1)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from spava_app.engine.engine import Engine
+from spava_app.engine.hub import resolve_model
 from spava_app.engine.parallel.base import make_method
 from spava_app.engine.plan import Plan
 from spava_app.engine.processors import make_processor
@@ -72,12 +73,15 @@ class VideoQA:
     manager.
 
     Args:
-        model: "embedded" (a tiny model that reads coloured cards, for trying things out) or the
-            folder of a Qwen2.5-VL or InternVL3 checkpoint in Hugging Face form.
+        model: "embedded" (a tiny model that reads coloured cards, for trying things out), the
+            folder of a Qwen2.5-VL or InternVL3 checkpoint in Hugging Face form, or the name of one
+            on the hub, `org/name` or `org/name@revision`, which is downloaded once.
         ranks: processes: one per GPU, or CPU processes.
         method: "spava" (approximate, fast) or "full" (exact, on one rank).
         device: "auto", "cpu" or "cuda"; auto takes the GPUs when there are enough for `ranks`.
         method_options: options of the method, e.g. {"passing_fraction": 0.5}.
+        allow_pickle: load *.bin and *.pt weights where a checkpoint has no safetensors; only
+            tensors are read from them.
 
     Raises:
         InvalidInput: a value out of range; the message names the field and the fix.
@@ -92,15 +96,16 @@ class VideoQA:
         method: str = "spava",
         device: str = "auto",
         method_options: Mapping[str, object] | None = None,
+        allow_pickle: bool = False,
     ) -> None:
         check_count("ranks", ranks, least=1)
         if not isinstance(model, str | Path):
-            raise InvalidInput("model", model, "give embedded or the path of a model folder")
+            fix = "give embedded, the path of a model folder, or a name on the hub"
+            raise InvalidInput("model", model, fix)
         options = dict(method_options or {})
         made = make_method(method, options)
         device = _resolve_device(device, ranks)
-        # Absolute, like the video's path: workers keep the folder they were started in.
-        folder = EMBEDDED if model == "embedded" else Path(model).absolute()
+        folder = EMBEDDED if model == "embedded" else resolve_model(model)
         config = read_config(folder)
         processor = make_processor(folder, config)
         if processor is None:
@@ -110,7 +115,9 @@ class VideoQA:
         longest = text.get("max_position_embeddings", sys.maxsize)
         self._prepare = Preparer(self._prompts, processor, longest, made, options, ranks, device)
         dtype = "bfloat16" if device == "cuda" else "float32"
-        self._engine = Engine(folder, world_size=ranks, device=device, dtype=dtype)
+        self._engine = Engine(
+            folder, world_size=ranks, device=device, dtype=dtype, allow_pickle=allow_pickle
+        )
 
     def __enter__(self) -> Self:
         return self

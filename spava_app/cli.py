@@ -29,7 +29,10 @@ app = typer.Typer(
 
 Model = Annotated[
     str,
-    typer.Option(help="`embedded` (knows only card videos) or a folder with a Qwen2.5-VL model."),
+    typer.Option(
+        help="`embedded` (knows only card videos), a folder with a Qwen2.5-VL or InternVL3 model, "
+        "or its name on the Hugging Face hub."
+    ),
 ]
 Ranks = Annotated[int, typer.Option(help="Processes that share the work: one per GPU, or on CPU.")]
 Method = Annotated[
@@ -68,7 +71,7 @@ def _root(
 
 @app.command(epilog='Example: `spava ask talk.mp4 "Who speaks first?" --model ~/Qwen2.5-VL-3B`')
 def ask(
-    video: Annotated[Path, typer.Argument(help="The video file.")],
+    video: Annotated[Path, typer.Argument(help="The video, or a picture.")],
     question: Annotated[str, typer.Argument(help="What to ask about it, in quotes.")],
     model: Model = "embedded",
     ranks: Ranks = 2,
@@ -110,6 +113,12 @@ def ask(
             show_default="2 x ranks",
         ),
     ] = None,
+    allow_pickle: Annotated[
+        bool,
+        typer.Option(
+            "--allow-pickle", help="Load *.bin weights if there is no safetensors, tensors only."
+        ),
+    ] = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -135,7 +144,12 @@ def ask(
             from spava_app.api import VideoQA
 
             with VideoQA(
-                model, ranks=ranks, method=method, device=device, method_options=given
+                model,
+                ranks=ranks,
+                method=method,
+                device=device,
+                method_options=given,
+                allow_pickle=allow_pickle,
             ) as qa:
                 answer = qa.ask(
                     video,

@@ -84,7 +84,7 @@ class Preparer:
         ]
         prompt = self.prompts.build(asked.question, fits, asked.history)
         self._check_length(prompt, seen, asked)
-        media = tuple(map(_media, seen, fits, prompt.starts))
+        media = tuple(map(as_media, seen, fits, prompt.starts))
         request = Request(
             token_ids=prompt.token_ids,
             query_len=prompt.query_len,
@@ -164,7 +164,8 @@ def _files(video: Files) -> Sequence[str | Path]:
     return video
 
 
-def _media(file: Seen, fit: Fit, starts: tuple[int, ...]) -> Media:
+def as_media(file: Seen, fit: Fit, starts: tuple[int, ...]) -> Media:
+    """What the ranks are told of a file that fits into the prompt in this way."""
     return Media(
         path=file.path,
         picture=file.picture,

@@ -16,11 +16,15 @@ from torch import Tensor, nn
 from spava_app.engine.models.published import Table
 from spava_app.engine.models.rope_config import RopeConfig
 from spava_app.errors import CheckpointError
+from spava_app.kernels.gated import swiglu
 from spava_app.kernels.rope import Rotary, apply_rotary, rotary_table
 
 # What the work on single rows (norms, projections, MLP) holds at a time beside its result; past it
 # more rows give no speed, only memory.
 CHUNK_BYTES = 2**30
+# The `model_type` of the decoders computed here: Llama and Yi; Qwen2; the decoder of Qwen2.5-VL, in
+# the hub's flat config.json and in the nested one of transformers 5.
+MODEL_TYPES = ("llama", "qwen2", "qwen2_5_vl", "qwen2_5_vl_text")
 # (layer, q [T, H, D], k [T, Hkv, D], v [T, Hkv, D]) -> [T, H, D]
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
@@ -63,7 +67,7 @@ class DecoderConfig:
         rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
         section = rope.get("mrope_section")
         # Llama says whether it has biases; Qwen2 always has them on q, k and v and never on o.
-        llama = "llama" in str(text.get("model_type"))
+        llama = text["model_type"] == "llama"
         return cls(
             vocab_size=text["vocab_size"],
             hidden_size=hidden,
@@ -77,9 +81,8 @@ class DecoderConfig:
             mrope_section=tuple(section) if section else None,
             qkv_bias=text.get("attention_bias", False) if llama else True,
             output_bias=text.get("attention_bias", False) if llama else False,
-            tie_embeddings=bool(
-                config.get("tie_word_embeddings", text.get("tie_word_embeddings", False))
-            ),
+            # Published configs disagree about where this stands; loading looks at the tensors too.
+            tie_embeddings=any(part.get("tie_word_embeddings", False) for part in (config, text)),
         )
 
     def rows_per_chunk(self, dtype: torch.dtype) -> int:
@@ -90,14 +93,28 @@ class DecoderConfig:
 
 
 def _refuse_unknown(text: Mapping[str, Any]) -> None:
-    for setting, default, known in (
-        ("hidden_act", "silu", "silu"),
-        ("use_sliding_window", False, False),
-        ("mlp_bias", False, False),
-    ):
+    if (kind := text.get("model_type")) not in MODEL_TYPES:
+        raise CheckpointError("model_type", kind, f"decoders known: {', '.join(MODEL_TYPES)}")
+    for setting, default, known in (("hidden_act", "silu", "silu"), ("mlp_bias", False, False)):
         value = text.get(setting, default)
         if value != known:
             raise CheckpointError(setting, value, f"only {known!r} is supported")
+    # What each layer does, where the file says it; older files only have the switch.
+    for layer in (layers := text.get("layer_types") or ()):
+        if layer != "full_attention":
+            raise CheckpointError("layer_types", layer, "only 'full_attention' is supported")
+    if text.get("use_sliding_window") and not layers:
+        raise CheckpointError("use_sliding_window", True, "only False is supported")
+
+
+class TokenEmbedding(nn.Embedding):
+    """An embedding that draws no random numbers for a weight without memory: there torch would
+    first import its decompositions, which takes seconds.
+    """
+
+    def reset_parameters(self) -> None:
+        if not self.weight.is_meta:
+            super().reset_parameters()
 
 
 class DecoderLayer(nn.Module):
@@ -136,8 +153,7 @@ class DecoderLayer(nn.Module):
     def _finish(self, hidden: Tensor, attended: Tensor) -> Tensor:
         """All that follows attention."""
         hidden = hidden + self.o(attended.flatten(1))
-        gate, up = self.gate_up(self.post_norm(hidden)).chunk(2, dim=-1)
-        return hidden + self.down(F.silu(gate) * up)
+        return hidden + self.down(swiglu(self.gate_up(self.post_norm(hidden))))
 
 
 def _by_rows(
@@ -166,7 +182,7 @@ class Decoder(nn.Module):
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         self.config = config
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed_tokens = TokenEmbedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_layers))
         self.norm = nn.RMSNorm(config.hidden_size, config.norm_eps)
         self.lm_head = None

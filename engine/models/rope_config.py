@@ -51,10 +51,13 @@ class RopeConfig:
         rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
         theta = float(rope.get("rope_theta") or text["rope_theta"])
         kind = rope.get("rope_type", rope.get("type", "default"))
-        if kind in {"default", "mrope"}:
+        # Dynamic NTK raises the base for prompts longer than max_position_embeddings, which are
+        # refused before they come here, and is the default for all others.
+        if kind in {"default", "mrope", "dynamic"}:
             return cls(theta)
         if kind != "llama3":
-            raise CheckpointError("rope_type", kind, "default, mrope and llama3 are supported")
+            fix = "default, mrope, dynamic and llama3 are supported"
+            raise CheckpointError("rope_type", kind, fix)
         return cls(
             theta,
             Llama3Scaling(

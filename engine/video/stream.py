@@ -1,6 +1,6 @@
 """The pixels of one rank: decode and prepare a range of units, a few at a time."""
 
-from collections.abc import Generator, Iterator, MutableMapping
+from collections.abc import Generator, Iterator, MutableMapping, Sequence
 from contextlib import closing
 from time import perf_counter
 
@@ -17,20 +17,20 @@ from spava_app.engine.video.probe import probe
 
 def stream_units(
     media: Media,
-    units: range,
+    units: Sequence[int],
     processor: Processor,
     *,
     batch_units: int,
     device: torch.device | str = "cpu",
     threads: int = 2,
     timings: MutableMapping[str, float] | None = None,
-) -> Iterator[tuple[range, Tensor]]:
+) -> Iterator[tuple[Sequence[int], Tensor]]:
     """Decode and prepare some units of a medium; their pixels do not depend on the batches.
 
     Only the frames of `units` are decoded. At most `batch_units` units of pictures are held.
 
     Args:
-        units: consecutive units of the medium; may be empty.
+        units: of the medium, ascending; may be none.
         batch_units: units per step, at least 1.
         device: where pictures are resized and pixels lie.
         threads: decoder threads.
@@ -59,14 +59,18 @@ def stream_units(
 
 
 def _pictures(
-    media: Media, units: range, frames_per_unit: int, threads: int
+    media: Media, units: Sequence[int], frames_per_unit: int, threads: int
 ) -> Generator[np.ndarray, None, None]:
     if not len(units):
         return
     if media.picture:
         yield read_picture(media.path)
         return
-    frames = media.frames[units.start * frames_per_unit : units.stop * frames_per_unit]
+    frames = [
+        frame
+        for unit in units
+        for frame in media.frames[unit * frames_per_unit : (unit + 1) * frames_per_unit]
+    ]
     with closing(decode_frames(probe(media.path), frames, threads=threads)) as decoded:
         for _, picture in decoded:
             yield picture

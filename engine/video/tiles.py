@@ -61,16 +61,16 @@ class TileConfig:
         return cls(size.get("height"), mean, std, settings.get("max_patches") or 12)
 
     @classmethod
-    def from_folder(cls, folder: str | Path, size: int) -> "TileConfig":
+    def from_folder(cls, folder: str | Path, size: int, max_tiles: int) -> "TileConfig":
         """Read the settings of a checkpoint whose tower takes tiles of `size` pixels. The original
-        layout's file is for training on whole pictures: there the published defaults hold.
+        layout's file is for training on whole pictures: there `max_tiles` and the defaults hold.
 
         Raises:
             CheckpointError: a broken file, or tiles of another size.
         """
         settings = read_settings(folder, picture=True) or {}
         if not isinstance(settings.get("size"), dict):
-            return cls(size)
+            return cls(size, max_tiles=max_tiles)
         found = cls.from_dict(settings)
         if found.size != size:
             fix = f"must be the tower's image_size={size}: positions are not resized"

@@ -1,11 +1,13 @@
 """`VideoQA` from a file and a question to the answer, with the embedded model and real workers."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from spava_app.api import EMBEDDED, Answer, VideoQA
@@ -268,3 +270,32 @@ def test_usage_counts_and_says_why_the_answer_ended(
         "answer_tokens": 1,
         "finish_reason": "stop",
     }
+
+
+def test_pickled_weights_are_read_when_asked_for(
+    scene: CardScene, video: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(EMBEDDED, tmp_path / "pickled"))
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with VideoQA(folder, ranks=1) as qa, pytest.raises(CheckpointError, match="pickled"):
+        qa.ask(video, scene.cards[0].question)
+    with VideoQA(folder, ranks=1, allow_pickle=True) as qa:
+        assert qa.ask(video, scene.cards[0].question).text == scene.cards[0].answer
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("/nowhere/model", "there is no such folder"),
+        ("qwen", "give embedded, a folder, or a model of the hub"),
+        ("nobody/nothing", "cannot be reached"),
+    ],
+)
+def test_a_model_that_is_not_there_is_told(
+    model: str, message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(CheckpointError, match=message):
+        VideoQA(model)

@@ -175,6 +175,31 @@ def test_cancel_ends_the_answer_on_all_ranks_and_not_the_next_one(
     assert len(engine.run(request_, ignore).tokens) == request_.max_new_tokens
 
 
+def test_callers_from_several_threads_wait_for_their_turn(
+    engine: Engine, request_: Request
+) -> None:
+    wanted = [replace(request_, max_new_tokens=count) for count in (3, 30, 7, 12)]
+    alone = [engine.run(request, ignore).tokens for request in wanted]
+    began, together = [], {}
+
+    def ask(number: int) -> None:
+        def on_message(name: str, value: object) -> None:
+            if (name, value) == ("stage", "decode"):
+                began.append(number)
+                time.sleep(0.5)  # the others ask meanwhile
+
+        together[number] = engine.run(wanted[number], on_message).tokens
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+        time.sleep(0.05)
+    for thread in threads:
+        thread.join()
+    assert [together[number] for number in range(4)] == alone
+    assert began == [0, 1, 2, 3]
+
+
 def test_sampling_is_the_same_on_any_number_of_ranks(
     checkpoint: Path, engine: Engine, request_: Request
 ) -> None:

@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from internvl_layouts import original_config, original_tensors
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import InternVLConfig, InternVLForConditionalGeneration
 
 from spava_app.engine.models.internvl3 import InternVL3
 from spava_app.engine.models.internvl_config import InternVisionConfig
+from spava_app.engine.weights import save_checkpoint
 from spava_app.errors import CheckpointError
 from spava_app.kernels.attention import attention
 
@@ -159,73 +161,6 @@ def test_wrong_tiles(loaded: Loaded) -> None:
             loaded[1].vision(torch.zeros(shape))
 
 
-def original_config(config: dict[str, Any]) -> dict[str, Any]:
-    """The config.json of the same model as an InternVLChatModel."""
-    vision, text = config["vision_config"], dict(config["text_config"])
-    rope = text.pop("rope_parameters")
-    llm = {**text, "rope_theta": rope["rope_theta"], "rope_scaling": None}
-    llm["tie_word_embeddings"] = config["tie_word_embeddings"]
-    same = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-    return {
-        "architectures": ["InternVLChatModel"],
-        "llm_config": llm,
-        "vision_config": {
-            **{name: vision[name] for name in same},
-            "image_size": 56,
-            "patch_size": 14,
-            "norm_type": vision["norm_type"],
-            "layer_norm_eps": vision["layer_norm_eps"],
-            "qkv_bias": vision["attention_bias"],
-            "qk_normalization": vision["use_qk_norm"],
-            "hidden_act": "gelu",
-        },
-        "downsample_ratio": 0.5,
-        "force_image_size": 56,
-        "ps_version": "v2",
-        "select_layer": -1,
-        # The outer model's, which the original does not read.
-        "tie_word_embeddings": not config["tie_word_embeddings"],
-    }
-
-
-# Written from modeling_intern_vit.py, not from our table.
-ORIGINAL_NAMES = (
-    ("vision_tower.embeddings.cls_token", "vision_model.embeddings.class_embedding"),
-    (
-        "vision_tower.embeddings.patch_embeddings.projection",
-        "vision_model.embeddings.patch_embedding",
-    ),
-    (
-        "vision_tower.embeddings.position_embeddings",
-        "vision_model.embeddings.position_embedding",
-    ),
-    ("vision_tower.encoder.layer.", "vision_model.encoder.layers."),
-    ("attention.projection_layer", "attn.proj"),
-    ("attention.", "attn."),
-    ("layernorm_before", "norm1"),
-    ("layernorm_after", "norm2"),
-    ("lambda_", "ls"),
-    ("multi_modal_projector.layer_norm", "mlp1.0"),
-    ("multi_modal_projector.linear_1", "mlp1.1"),
-    ("multi_modal_projector.linear_2", "mlp1.3"),
-)
-
-
-def original_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    renamed: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        if name.startswith("vision_tower") and ".attention.q_proj." in name:
-            parts = [tensors[name.replace("q_proj", f"{part}_proj")] for part in "qkv"]
-            name, tensor = name.replace("q_proj", "qkv"), torch.cat(parts)
-        elif name.startswith("vision_tower") and name.split(".")[-2] in {"k_proj", "v_proj"}:
-            continue
-        if not name.startswith("language_model"):
-            for theirs, original in ORIGINAL_NAMES:
-                name = name.replace(theirs, original)
-        renamed[name] = tensor
-    return renamed
-
-
 def test_original_layout_gives_identical_weights(loaded: Loaded) -> None:
     _, model, folder = loaded
     config = original_config(json.loads((folder / "config.json").read_text()))
@@ -237,6 +172,18 @@ def test_original_layout_gives_identical_weights(loaded: Loaded) -> None:
     for name, parameter in model.named_parameters():
         assert torch.equal(ours.get_parameter(name), parameter), name
     torch.testing.assert_close(ours.vision(tiles(2)), model.vision(tiles(2)), atol=0, rtol=0)
+
+
+def test_saved_checkpoint_is_read_by_transformers(loaded: Loaded, tmp_path: Path) -> None:
+    oracle, model, folder = loaded
+    save_checkpoint(model, tmp_path, torch.float32)
+    (tmp_path / "config.json").write_text((folder / "config.json").read_text())
+    theirs = InternVLForConditionalGeneration.from_pretrained(tmp_path)
+    for name, parameter in oracle.named_parameters():
+        assert torch.equal(theirs.get_parameter(name), parameter), name
+    assert {
+        name: tensor.shape for name, tensor in load_file(tmp_path / "model.safetensors").items()
+    } == {name: tensor.shape for name, tensor in load_file(folder / "model.safetensors").items()}
 
 
 def test_geometry_of_internvl3_2b() -> None:

@@ -1,18 +1,18 @@
 """Our decoder and vision tower against transformers' on a checkpoint that transformers saved."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import Qwen2_5_VLForConditionalGeneration
+from transformers import LlamaConfig, Qwen2_5_VLForConditionalGeneration
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from spava_app.engine.models.decoder import DecoderConfig
 from spava_app.engine.models.qwen2_5_vl import Qwen25VL, window_order
-from spava_app.engine.weights import load_model, save_checkpoint
+from spava_app.engine.models.rope_config import RopeConfig
+from spava_app.engine.weights import load_model
 from spava_app.errors import CheckpointError
 from spava_app.kernels.attention import attention
 
@@ -100,107 +100,50 @@ def test_hub_layout_of_config_is_read_too(checkpoint: Path) -> None:
     assert DecoderConfig.from_hf(flat) == DecoderConfig.from_hf(nested)
 
 
-def test_saved_checkpoint_is_read_by_transformers(
-    oracle: Qwen2_5_VLForConditionalGeneration, model: Qwen25VL, checkpoint: Path, tmp_path: Path
-) -> None:
-    save_checkpoint(model, tmp_path, torch.float32)
-    shutil.copy(checkpoint / "config.json", tmp_path)
-    theirs = Qwen2_5_VLForConditionalGeneration.from_pretrained(tmp_path)
-    for name, parameter in oracle.named_parameters():
-        assert torch.equal(theirs.get_parameter(name), parameter), name
-
-
 @pytest.mark.parametrize(
-    ("settings", "field"),
+    ("settings", "message"),
     [
-        ({"hidden_act": "gelu"}, "hidden_act"),
-        ({"use_sliding_window": True}, "use_sliding_window"),
-        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "rope_type"),
+        ({"hidden_act": "gelu"}, "hidden_act='gelu': only 'silu' is supported"),
+        ({"mlp_bias": True}, "mlp_bias=True"),
+        ({"model_type": "mistral"}, "model_type='mistral': decoders known: llama, qwen2, "),
+        ({"model_type": None}, "model_type=None: decoders known"),
+        ({"use_sliding_window": True, "layer_types": None}, "use_sliding_window=True"),
+        (
+            {"layer_types": ["full_attention", "sliding_attention"]},
+            "layer_types='sliding_attention'",
+        ),
+        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "rope_type='yarn'"),
+        ({"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4}}, "rope_type='linear'"),
     ],
 )
 def test_settings_the_decoder_does_not_compute_are_refused(
-    checkpoint: Path, settings: dict[str, object], field: str
+    checkpoint: Path, settings: dict[str, object], message: str
 ) -> None:
     config = json.loads((checkpoint / "config.json").read_text())
     config["text_config"] |= settings
-    with pytest.raises(CheckpointError, match=field):
-        DecoderConfig.from_hf(config)
-
-
-@pytest.fixture
-def broken(checkpoint: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(checkpoint, tmp_path / "model"))
-
-
-def rewrite(folder: Path, change: dict[str, Tensor | None]) -> None:
-    tensors = load_file(folder / "model.safetensors")
-    for name, tensor in change.items():
-        tensors.pop(name, None)
-        if tensor is not None:
-            tensors[name] = tensor
-    save_file(tensors, folder / "model.safetensors")
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"model.norm.weight": None}, "lacks 1 tensors, first model.norm.weight"),
-        ({"model.extra": torch.zeros(1)}, "unexpected tensor model.extra"),
-        ({"model.norm.weight": torch.zeros(63)}, "model.norm.weight has shape [63]"),
-    ],
-)
-def test_wrong_tensors(broken: Path, change: dict[str, Tensor | None], message: str) -> None:
-    rewrite(broken, change)
     with pytest.raises(CheckpointError) as caught:
-        load_model(broken)
+        DecoderConfig.from_hf(config)
     assert message in str(caught.value)
 
 
-def test_broken_files(broken: Path) -> None:
-    weights = broken / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(CheckpointError, match="truncated"):
-        load_model(broken)
-    weights.unlink()
-    with pytest.raises(CheckpointError, match="safetensors weights"):
-        load_model(broken)
-    config = broken / "config.json"
-    config.write_text(json.dumps({"architectures": ["Other"]}))
-    with pytest.raises(
-        CheckpointError, match=r"\['Other'\]; known: .*Qwen2_5_VLForConditionalGeneration"
-    ):
-        load_model(broken)
-    config.write_text("[]")
-    with pytest.raises(CheckpointError, match="not a JSON object"):
-        load_model(broken)
-    config.write_text("{")
-    with pytest.raises(CheckpointError, match="not valid JSON"):
-        load_model(broken)
-    config.unlink()
-    with pytest.raises(CheckpointError, match=r"config\.json"):
-        load_model(broken)
+def test_windows_that_no_layer_has_are_accepted(checkpoint: Path) -> None:
+    config = json.loads((checkpoint / "config.json").read_text())
+    before = DecoderConfig.from_hf(config)
+    config["text_config"] |= {"use_sliding_window": True, "sliding_window": 8}
+    assert set(config["text_config"]["layer_types"]) == {"full_attention"}
+    assert DecoderConfig.from_hf(config) == before
 
 
-def test_shards_and_what_other_tools_add(
-    oracle: Qwen2_5_VLForConditionalGeneration, model: Qwen25VL, tmp_path: Path
-) -> None:
-    oracle.save_pretrained(tmp_path, max_shard_size="100KB")
-    shards = sorted(tmp_path.glob("*.safetensors"))
-    assert len(shards) > 3
-    save_file({"model.rotary_emb.inv_freq": torch.zeros(4)}, tmp_path / "zz.safetensors")
-    ours = load_model(tmp_path)
-    assert all(
-        torch.equal(a, b) for a, b in zip(ours.parameters(), model.parameters(), strict=True)
+def test_dynamic_scaling_is_the_default_up_to_the_trained_length() -> None:
+    """Transformers' dynamic NTK on the longest prompt that is not refused."""
+    rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
+    config = LlamaConfig(
+        hidden_size=64, num_attention_heads=4, max_position_embeddings=50, rope_parameters=rope
     )
-    shards[1].unlink()
-    with pytest.raises(CheckpointError, match=f"lacks 1 of its {len(shards)} files"):
-        load_model(tmp_path)
-    (tmp_path / "model.safetensors.index.json").write_text("[]")
-    with pytest.raises(CheckpointError, match="not a safetensors index"):
-        load_model(tmp_path)
-
-
-def test_pickled_weights_are_refused(broken: Path) -> None:
-    (broken / "model.safetensors").rename(broken / "pytorch_model.bin")
-    with pytest.raises(CheckpointError, match="convert to safetensors"):
-        load_model(broken)
+    text = config.to_dict() | {"rope_parameters": rope}
+    frequencies = RopeConfig.from_hf(text).frequencies(16)
+    theirs, scale = ROPE_INIT_FUNCTIONS["dynamic"](config, torch.device("cpu"), seq_len=50)
+    assert scale == 1
+    torch.testing.assert_close(frequencies.float(), theirs)
+    longer, _ = ROPE_INIT_FUNCTIONS["dynamic"](config, torch.device("cpu"), seq_len=51)
+    assert not torch.equal(longer, theirs)

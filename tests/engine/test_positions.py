@@ -1,8 +1,10 @@
 """Multimodal positions against a table worked out by hand from the paper's rule."""
 
+from dataclasses import replace
 from math import floor
 
 import pytest
+import torch
 
 from spava_app.engine.models.positions import TextSpan, VideoSpan, multimodal_positions
 from spava_app.engine.request import Request
@@ -62,3 +64,13 @@ def test_a_units_time_is_its_first_frames(request_: Request) -> None:
 
 def test_nothing() -> None:
     assert multimodal_positions([], 2).shape == (3, 0)
+
+
+def test_times_count_from_the_first_unit(request_: Request) -> None:
+    """A sample that begins in the middle of a file starts at the same position."""
+    [video] = request_.media
+    later = replace(video, times=tuple(time + 100.25 for time in video.times))
+    asked = replace(request_, media=(later,))
+    assert torch.equal(
+        multimodal_positions(asked.spans(2, 2), 2), multimodal_positions(request_.spans(2, 2), 2)
+    )

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from spava_app.engine.comm import Comm
+from spava_app.engine.exchange import indices
 from spava_app.engine.kv_cache import KVCache
 from spava_app.engine.layout import PromptShape
 from spava_app.engine.parallel.base import Decode, make_method
@@ -77,7 +78,7 @@ def _run(
     layout = method.layout(PromptShape(n, query_len), comm.world_size)
     capacity = layout.num_cached(comm.rank) + 1
     cache = KVCache(LAYERS, capacity, HEADS[1], HEADS[2], dtype=q.dtype, device="cuda")
-    rows = torch.tensor(layout.rows(comm.rank), dtype=torch.int64, device="cuda")
+    rows = indices(layout.rows(comm.rank)).cuda()
     prefill, decode = method.prefill(layout, comm, cache), Decode(layout, comm, cache)
     outs, news = [], []
     for layer in range(LAYERS):

@@ -8,6 +8,7 @@ from torch import Tensor
 from truth import Problem
 
 from spava_app.engine.comm import Comm
+from spava_app.engine.exchange import indices
 from spava_app.engine.kv_cache import KVCache
 from spava_app.engine.layout import PromptShape
 from spava_app.engine.models.decoder import Decoder, DecoderConfig
@@ -94,8 +95,8 @@ def run_case(comm: Comm, case: Case) -> RankResult:
     num_heads, num_kv_heads, head_dim = case.heads
     method.check_heads(num_heads, num_kv_heads, comm.world_size)
     layout = method.layout(case.prompt, comm.world_size)
-    rows = layout.rows(comm.rank)
-    capacity = len(layout.cached(comm.rank)) + NEW_TOKENS
+    rows = indices(layout.rows(comm.rank))
+    capacity = layout.num_cached(comm.rank) + NEW_TOKENS
     cache = KVCache(LAYERS, capacity, num_kv_heads, head_dim, dtype=case.dtype)
     prefill = method.prefill(layout, comm, cache)
     scores = case.scores()[:, rows] if case.scored else None
@@ -113,7 +114,7 @@ def run_case(comm: Comm, case: Case) -> RankResult:
         decode.next_token()
     anchor = layout.anchor_rows(comm.rank)
     return RankResult(
-        rows=rows,
+        rows=rows.tolist(),
         num_anchor=len(anchor),
         first_anchor=anchor.start,
         outs=outs,
@@ -169,11 +170,11 @@ def run_model(comm: Comm, case: Case) -> tuple[list[int], int, int, Tensor]:
     decoder = tiny_decoder()
     method = make_method(case.method, case.problem.options)
     layout = method.layout(case.prompt, comm.world_size)
-    rows, positions = layout.rows(comm.rank), layout.positions(comm.rank)
-    cache = KVCache(LAYERS, len(layout.cached(comm.rank)), 2, 8, dtype=torch.float64)
+    rows, positions = (indices(x) for x in (layout.rows(comm.rank), layout.positions(comm.rank)))
+    cache = KVCache(LAYERS, layout.num_cached(comm.rank), 2, 8, dtype=torch.float64)
     ids, at = prompt_inputs(case)
     hidden = decoder(
         decoder.embed(ids[rows]), at[:, positions], method.prefill(layout, comm, cache).attend
     )
     anchor = layout.anchor_rows(comm.rank)
-    return rows, len(anchor), anchor.start, hidden
+    return rows.tolist(), len(anchor), anchor.start, hidden

@@ -3,18 +3,34 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from spava_app.engine.comm import Comm
 from spava_app.engine.front_end import FrontEnd
 from spava_app.engine.generate import Runner
+from spava_app.engine.media import Media
 from spava_app.engine.processors import Processor
 from spava_app.engine.request import Request
 from spava_app.engine.timing import StageTimer
 from spava_app.engine.weights import load_model
 from spava_app.errors import SpavaError
+from spava_app.prepare import as_media, look
+
+# In a prompt: so many tokens of text, or a file and how many of its frames.
+Text = int
+Vision = tuple[str, int]
+
+
+def runner_of(comm: Comm, folder: Path, processor: Processor | None) -> Runner:
+    model = load_model(folder)
+    front_end = None
+    if model.vision is not None and processor is not None:
+        front_end = FrontEnd(model.vision, processor, comm)
+    return Runner(model.decoder, front_end, comm)
 
 
 def generate(
@@ -22,13 +38,26 @@ def generate(
 ) -> tuple[list[int], list[str]]:
     """The tokens this rank ends up with and the stages it reported."""
     stages: list[str] = []
-    model = load_model(folder)
-    front_end = None
-    if model.vision is not None and processor is not None:
-        front_end = FrontEnd(model.vision, processor, comm)
-    runner = Runner(model.decoder, front_end, comm)
     timer = StageTimer(torch.device("cpu"), stages.append)
-    return list(runner.run(request, timer)), stages
+    return list(runner_of(comm, folder, processor).run(request, timer)), stages
+
+
+def generate_logits(
+    comm: Comm, folder: Path, processor: Processor | None, request: Request
+) -> tuple[list[int], list[list[float]]]:
+    """The tokens, and the logits before each on the rank that samples (none on the others)."""
+    runner = runner_of(comm, folder, processor)
+    rows: list[list[float]] = []
+    logits = runner.decoder.logits
+
+    def record(hidden: Tensor) -> Tensor:
+        out = logits(hidden)
+        rows.extend(out.tolist())
+        return out
+
+    runner.decoder.logits = record
+    timer = StageTimer(torch.device("cpu"), lambda stage: None)
+    return list(runner.run(request, timer)), rows
 
 
 def error_when_only_the_last_fails(
@@ -55,3 +84,38 @@ def text_request(token_ids: Sequence[int], **changes: Any) -> Request:
         stop_ids=(),
     )
     return replace(request, **changes)
+
+
+def media_request(
+    processor: Processor,
+    parts: Sequence[Text | Vision],
+    *,
+    picture_id: int,
+    video_id: int,
+    text_ids: int,
+) -> Request:
+    """A prompt of text and media in any order; every placeholder stands between two marks.
+
+    Args:
+        parts: the last one is the question, the first one the system's text.
+        text_ids: text is made of ids below this.
+    """
+    random = Random(0)
+    ids: list[int] = []
+    media: list[Media] = []
+    for part in parts:
+        if isinstance(part, int):
+            ids += [random.randrange(text_ids) for _ in range(part)]
+            continue
+        seen = look(part[0], part[1], None)
+        fit = processor.fit(len(seen.sample), seen.height, seen.width, picture=seen.picture)
+        starts: list[int] = []
+        for run in fit.runs:
+            ids.append(random.randrange(text_ids))
+            starts += range(len(ids), len(ids) + run, fit.unit_tokens)
+            ids += [picture_id if seen.picture else video_id] * run
+            ids.append(random.randrange(text_ids))
+        media.append(as_media(seen, fit, tuple(starts)))
+    assert isinstance(parts[-1], int)
+    assert isinstance(parts[0], int)
+    return text_request(ids, query_len=parts[-1], system_len=parts[0], media=tuple(media))
