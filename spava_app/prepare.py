@@ -11,8 +11,8 @@ from spava_app.engine.plan import Plan, PlannedMedia
 from spava_app.engine.processors import Fit, Processor
 from spava_app.engine.request import Request
 from spava_app.engine.sampler import Sampling
-from spava_app.engine.video.picture import picture_size
-from spava_app.engine.video.probe import probe
+from spava_app.engine.video.frame_source import FrameSource
+from spava_app.engine.video.probe import FolderInfo, PictureInfo, look_at
 from spava_app.engine.video.sample import FrameSample, sample_times
 from spava_app.errors import InvalidInput
 from spava_app.prompt import Prompt, PromptBuilder
@@ -46,6 +46,7 @@ class Seen:
     width: int
     duration: float
     sample: FrameSample
+    source: FrameSource
 
     @property
     def picture(self) -> bool:
@@ -146,14 +147,18 @@ def look(path: str | Path, num_frames: int | None, fps: float | None) -> Seen:
         VideoError: it cannot be read.
     """
     absolute = Path(path).absolute()
-    if size := picture_size(absolute):
-        return Seen(str(absolute), *size, 0.0, FrameSample((0,), (0.0,), 0.0))
-    info = probe(absolute)
+    info = look_at(absolute)
+    if isinstance(info, PictureInfo):
+        sample = FrameSample((0,), (0.0,), 0.0)
+        return Seen(info.path, *info.shape, 0.0, sample, info.source())
+    if isinstance(info, FolderInfo):
+        raise NotImplementedError
     if num_frames is None and fps is None:
         sample = sample_times(info, fps=DEFAULT_FPS, max_frames=MAX_FRAMES)
     else:
         sample = sample_times(info, num_frames=num_frames, fps=fps)
-    return Seen(info.path, info.height, info.width, info.duration, sample)
+    source = info.source(sample.frames)
+    return Seen(info.path, info.height, info.width, info.duration, sample, source)
 
 
 def _files(video: Files) -> Sequence[str | Path]:
@@ -175,6 +180,7 @@ def as_media(file: Seen, fit: Fit, starts: tuple[int, ...]) -> Media:
         grid=fit.grid,
         unit_tokens=fit.unit_tokens,
         starts=starts,
+        source=file.source,
     )
 
 
