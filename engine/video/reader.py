@@ -89,6 +89,8 @@ class VideoReader:
                 self._restart(start)
                 if picture := self._advance(pts):
                     return picture, True
+                if not self._healthy:
+                    break  # damage explains it
             # Damage looks the same from wherever decoding was sound: no earlier start gives more.
             if number and self._sound and self._spare is not None:
                 break
@@ -105,7 +107,7 @@ class VideoReader:
         self._stream.thread_type = "AUTO"
         self._stream.codec_context.thread_count = self._threads
         self._entry: int | None = None
-        self._sound = True
+        self._sound = self._healthy = True
         self._position, self._pictures = _BEFORE_ALL, self._decoded()
 
     def _restart(self, start: int | None) -> None:
@@ -148,7 +150,7 @@ class VideoReader:
     def _decoded(self) -> Iterator[tuple[int, VideoFrame, bool]]:
         """The pictures from here on: time stamp, picture, and whether it is whole."""
         packets, context = self._container.demux(self._stream), self._stream.codec_context
-        healthy = True
+        self._healthy = True
         while True:
             try:
                 packet = next(packets, None)
@@ -165,11 +167,11 @@ class VideoReader:
                 pictures = packet.decode()
             except FFmpegError:
                 # What refers to the lost picture is made up, though the decoder may not say so.
-                healthy = False
+                self._healthy = False
                 continue
             for picture in pictures:
                 fresh = picture.key_frame and picture.pict_type not in _PREDICTED
-                healthy = not picture.is_corrupt and (healthy or fresh)
+                self._healthy = not picture.is_corrupt and (self._healthy or fresh)
                 # By time stamp and never by counting: after a seek, the count means nothing.
                 if picture.pts is not None:
-                    yield picture.pts, picture, healthy
+                    yield picture.pts, picture, self._healthy

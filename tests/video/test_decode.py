@@ -140,15 +140,13 @@ def test_damage_is_bridged_by_the_frame_before_it(part, videos, tmp_path, sequen
         assert 2 in group.damaged
         assert not {0, 3} & {*group.damaged}
     # What stands in for it is a whole frame of shortly before.
-    whole = [n for n in range(damaged) if (truth[n] == pictures[2]).all()]
-    assert whole
-    assert damaged - whole[-1] <= 4
+    assert any((truth[n] == pictures[2]).all() for n in range(damaged - 8, damaged))
     # The damage ends with its group of pictures, and what comes before it is whole.
     check(info, [0, 50, 250, 400], truth)
 
 
 def test_a_group_without_its_key_frame(videos, tmp_path, sequential):
-    """All of it is damaged: the last frame of the group before it stands in."""
+    """All of it is damaged: one of the last frames of the group before it stands in."""
     _, truth = sequential(videos.gop250)
     with av.open(str(videos.gop250)) as container:
         keys = [p for p in container.demux(video=0) if p.size and p.is_keyframe]
@@ -157,10 +155,12 @@ def test_a_group_without_its_key_frame(videos, tmp_path, sequential):
     path = tmp_path / "broken.mp4"
     path.write_bytes(broken)
     info = probe(path)
-    [group] = decode_frames(info.source([249, 250, 400, 499, 500]), group=5)
+    [group] = decode_frames(info.source([240, 250, 400, 499, 500]), group=5)
     assert group.damaged == (1, 2, 3)
-    for place, frame in enumerate([249, 249, 249, 249, 500]):
+    for place, frame in ((0, 240), (4, 500)):
         np.testing.assert_array_equal(group.pictures[place], truth[frame])
+    for place in group.damaged:
+        assert any((truth[frame] == group.pictures[place]).all() for frame in range(242, 250))
 
 
 def test_a_file_that_was_changed_after_probing(videos, tmp_path):
