@@ -86,6 +86,7 @@ def _decode(
 
 def _array(source: FrameSource, group: int) -> Generator[Group, None, None]:
     try:
+        # Nothing of a media file: plain numbers, mapped, not read.
         frames = np.load(source.name, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError):
         raise VideoError("video", source.name, "this array is gone; ask again") from None

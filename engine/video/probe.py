@@ -98,6 +98,19 @@ def look_at(path: str | Path) -> VideoInfo | PictureInfo | FolderInfo:
     return _video(path, facts, payload)
 
 
+def picture_files(paths: Sequence[str]) -> list[PictureInfo]:
+    """Look at several picture files.
+
+    Raises:
+        VideoError: one of them is none.
+    """
+    with decoder_process() as process:
+        process.ask(paths[0], {"shapes": list(paths)}, seconds=LOOK_SECONDS)
+        facts, _ = process.answer()
+    found = zip(paths, facts["shapes"], facts["stamps"], strict=True)
+    return [PictureInfo(path, tuple(shape), tuple(stamp)) for path, shape, stamp in found]
+
+
 def probe(path: str | Path) -> VideoInfo:
     """Look at a video file.
 

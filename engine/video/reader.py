@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 from av.error import FFmpegError
+from av.video.codeccontext import VideoCodecContext
 from av.video.frame import PictureType, VideoFrame
 from av.video.reformatter import VideoReformatter
 
@@ -18,10 +19,16 @@ from spava_app.engine.video.source import check_file, fail, open_video, video_st
 _SEEK_COST = 8
 # Picture types that need other pictures; one marked as a key frame is no place to start.
 _PREDICTED = {PictureType.P, PictureType.B}
-# Codecs in which a picture marked as no reference is none, so that leaving it out changes no other.
-# HEVC is not among them: its mark holds within a temporal layer only.
-_MARKS_REFERENCES = {"h264"}
 _BEFORE_ALL = -(2**63)
+
+
+def marks_references(context: VideoCodecContext) -> bool:
+    """Whether a picture that is marked as no reference is none, so that leaving it out changes no
+    other. HEVC's mark holds within a temporal layer: its configuration record must name just one.
+    """
+    record = context.extradata or b""
+    layers = record[21] >> 3 & 7 if len(record) > 22 and record[0] == 1 else 0
+    return context.name == "h264" or (context.name == "hevc" and layers == 1)
 
 
 class VideoReader:
@@ -44,7 +51,7 @@ class VideoReader:
         self._spare: VideoFrame | None = None
         check_file(source.name, source.stamps[0])
         self._open()
-        self._may_skip = self._stream.codec_context.name in _MARKS_REFERENCES
+        self._may_skip = marks_references(self._stream.codec_context)
         rate, base = self._stream.average_rate, self._stream.time_base
         self._near = _SEEK_COST / (rate * base) if rate and base else 0
 
