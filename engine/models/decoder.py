@@ -19,8 +19,9 @@ from spava_app.errors import CheckpointError
 from spava_app.kernels.gated import swiglu
 from spava_app.kernels.rope import Rotary, apply_rotary, rotary_table
 
-# Inner activations of an MLP held at a time; past it more rows give no speed, only memory.
-MLP_BYTES = 2**31
+# What the work on single rows (norms, projections, MLP) holds at a time beside its result; past it
+# more rows give no speed, only memory.
+CHUNK_BYTES = 2**30
 # The `model_type` of the decoders computed here: Llama and Yi; Qwen2; the decoder of Qwen2.5-VL, in
 # the hub's flat config.json and in the nested one of transformers 5.
 MODEL_TYPES = ("llama", "qwen2", "qwen2_5_vl", "qwen2_5_vl_text")
@@ -84,6 +85,12 @@ class DecoderConfig:
             tie_embeddings=any(part.get("tie_word_embeddings", False) for part in (config, text)),
         )
 
+    def rows_per_chunk(self, dtype: torch.dtype) -> int:
+        """Rows that a layer works on at a time outside attention. The most that is held of a row
+        are gate and up, the gate's result and the product.
+        """
+        return max(1, CHUNK_BYTES // (4 * self.intermediate_size * dtype.itemsize))
+
 
 def _refuse_unknown(text: Mapping[str, Any]) -> None:
     if (kind := text.get("model_type")) not in MODEL_TYPES:
@@ -115,6 +122,7 @@ class DecoderLayer(nn.Module):
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
+        self.rows_per_chunk = config.rows_per_chunk
         self.heads = (config.num_heads, config.num_kv_heads, config.num_kv_heads)
         self.head_dim = config.head_dim
         hidden, inner = config.hidden_size, config.intermediate_size
@@ -127,19 +135,45 @@ class DecoderLayer(nn.Module):
         self.down = nn.Linear(inner, hidden, bias=False)
 
     def forward(self, hidden: Tensor, rotary: Rotary, layer: int, attend: Attend) -> Tensor:
-        heads = self.qkv(self.input_norm(hidden)).unflatten(-1, (-1, self.head_dim))
-        q, k, v = heads.split(self.heads, dim=1)
-        attended = attend(layer, apply_rotary(q, rotary), apply_rotary(k, rotary), v)
-        hidden = hidden + self.o(attended.flatten(1))
-        return hidden + self._mlp(self.post_norm(hidden))
+        """`[T, hidden]` to the same; long inputs are overwritten unless gradients are recorded."""
+        step = self.rows_per_chunk(hidden.dtype)
+        heads = _by_rows(self._project, step, hidden, *rotary)
+        attended = attend(layer, *heads.split(self.heads, dim=1))
+        del heads  # as large as what comes next needs
+        out = None if torch.is_grad_enabled() else hidden
+        return _by_rows(self._finish, step, hidden, attended, out=out)
 
-    def _mlp(self, x: Tensor) -> Tensor:
-        """SwiGLU, some rows at a time where all rows' inner activations would take too much."""
-        per_row = self.gate_up.out_features * x.element_size()
-        parts = []
-        for rows in x.split(max(1, MLP_BYTES // per_row)) if len(x) else (x,):
-            parts.append(self.down(swiglu(self.gate_up(rows))))
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+    def _project(self, hidden: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """Queries and keys, rotated, and values: `[T, H + 2 Hkv, D]`."""
+        heads = self.qkv(self.input_norm(hidden)).unflatten(-1, (-1, self.head_dim))
+        turned = heads[:, : self.heads[0] + self.heads[1]]
+        turned.copy_(apply_rotary(turned, (cos, sin)))
+        return heads
+
+    def _finish(self, hidden: Tensor, attended: Tensor) -> Tensor:
+        """All that follows attention."""
+        hidden = hidden + self.o(attended.flatten(1))
+        return hidden + self.down(swiglu(self.gate_up(self.post_norm(hidden))))
+
+
+def _by_rows(
+    compute: Callable[..., Tensor], step: int, *inputs: Tensor, out: Tensor | None = None
+) -> Tensor:
+    """`compute(*inputs)`, `step` rows at a time, into `out` where there are more than that; `out`
+    may be an input.
+    """
+    total = len(inputs[0])
+    if total <= step:
+        return compute(*inputs)
+    for start in range(0, total, step):
+        rows = slice(start, start + step)
+        part = compute(*(x[rows] for x in inputs))
+        if out is None:
+            out = part.new_empty(total, *part.shape[1:])
+        out[rows] = part
+        del part  # before the next is made
+    assert out is not None  # there are rows
+    return out
 
 
 class Decoder(nn.Module):
@@ -198,7 +232,8 @@ class Decoder(nn.Module):
         """Run all layers.
 
         Args:
-            hidden: embeddings of the rows this process computes, `[T, hidden]`; T may be 0.
+            hidden: embeddings of the rows this process computes, `[T, hidden]`; T may be 0. Spent:
+                long inputs are overwritten unless gradients are recorded.
             positions: their original positions in the prompt, int64 `[T]` or `[3, T]`.
             attend: called once per layer with rotated q and k; does whatever communication its
                 method needs.

@@ -12,15 +12,15 @@ from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any, ClassVar, Self
 
-import torch
 from torch import Tensor
 
 from spava_app.engine.comm import Comm
 from spava_app.engine.kv_cache import KVCache
 from spava_app.engine.layout import Layout, PromptShape
+from spava_app.engine.parallel.buffers import Buffers, HeadShape
+from spava_app.engine.parallel.partials import merge_packed, pack_partial
 from spava_app.errors import InvalidInput
 from spava_app.kernels.attention import BACKENDS, attention
-from spava_app.kernels.lse import Partial, merge
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,10 @@ class Method(ABC):
         """
         return sum(causal_pairs(layout.blocks[j]) for j in layout.own(rank))
 
+    def buffers(self, layout: Layout, rank: int, heads: HeadShape) -> Buffers:
+        """What `rank` holds at the peak of `Prefill.attend`. By default the output alone."""
+        return Buffers(layout.num_rows(rank) * (heads.q_row + heads.lse_row))
+
 
 class Prefill(ABC):
     """One request's prefill on one rank: computes attention and fills the cache, layer by layer."""
@@ -135,19 +139,6 @@ class Decode:
         part = attention(q, *self.cache.view(layer), causal=False)
         out, _ = merge_packed(self.comm.all_gather(pack_partial(part))())
         return out.to(q.dtype)
-
-
-def pack_partial(part: Partial) -> Tensor:
-    """(out `[T, H, D]`, lse `[H, T]`) as one `[T, H, D + 1]` tensor, so that one collective carries
-    both.
-    """
-    out, lse = part
-    return torch.cat((out.to(lse.dtype), lse.T[..., None]), dim=-1)
-
-
-def merge_packed(gathered: Tensor) -> Partial:
-    """Merge the ranks' packed partials `[W, T, H, D + 1]` of the same rows."""
-    return merge([(part[..., :-1], part[..., -1].T) for part in gathered])
 
 
 def causal_pairs(rows: range) -> int:

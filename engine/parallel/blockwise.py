@@ -15,7 +15,9 @@ from torch import Tensor
 from spava_app.engine.comm import Comm, Pending
 from spava_app.engine.kv_cache import KVCache
 from spava_app.engine.layout import Layout, contiguous_owners, zigzag_owners
-from spava_app.engine.parallel.base import Method, Prefill, causal_pairs, merge_packed, pack_partial
+from spava_app.engine.parallel.base import Method, Prefill, causal_pairs
+from spava_app.engine.parallel.buffers import Buffers, HeadShape
+from spava_app.engine.parallel.partials import merge_into, merge_packed, pack_partial
 from spava_app.errors import InvalidInput, check_count
 from spava_app.kernels.lse import merge
 from spava_app.kernels.select import gather_packed, query_scores, select
@@ -75,6 +77,22 @@ class BlockwiseMethod(Method):
         context = layout.num_cached(rank) - (layout.query_len if query else 0)
         return anchor + blocks + query + (layout.query_len + layout.extra_len) * context
 
+    def buffers(self, layout: Layout, rank: int, heads: HeadShape) -> Buffers:
+        ranks, questions = range(layout.world_size), layout.query_len + layout.extra_len
+        # What all ranks sent, and of that the anchor and passing blocks in order.
+        sent = len(ranks) * max(sent_rows(layout, other) for other in ranks)
+        seen = layout.anchor_len + sum(layout.passing)
+        answers = (len(ranks) + 1) * questions * (heads.wide_row + heads.lse_row)
+        own = layout.own(rank)
+        merged = max((len(layout.blocks[j]) for j in own if seen_by(layout, j)), default=0)
+        longest = max([len(layout.anchor_rows(rank)), *(len(layout.blocks[j]) for j in own)])
+        return Buffers(
+            out=layout.num_rows(rank) * (heads.q_row + heads.lse_row),
+            exchange=(sent + seen) * heads.kv_row + answers,
+            partial=longest * (heads.q_row + 2 * heads.lse_row),
+            merge=heads.merge(merged),
+        )
+
 
 @dataclass(frozen=True)
 class PassingMethod(BlockwiseMethod):
@@ -121,29 +139,31 @@ class BlockwisePrefill(Prefill):
         self.num_anchor = len(layout.anchor_rows(comm.rank))
         self.query_at = self.num_anchor + sum(len(layout.blocks[j]) for j, _ in self.blocks)
         self.extra_at = self.query_at + layout.query_len
-        self._sent_rows = max(sum(self._sends(rank)) for rank in range(layout.world_size))
+        self._sent_rows = max(sent_rows(layout, rank) for rank in range(layout.world_size))
         self._arrived = torch.tensor(self._arrival_order(), dtype=torch.int64, device=cache.device)
 
     def attend(
         self, layer: int, q: Tensor, k: Tensor, v: Tensor, key_scores: Tensor | None = None
     ) -> Tensor:
         passed = self._launch(self._to_send(q, k, v, key_scores))
-        local = [self._attention(q[rows], k[rows], v[rows], causal=True) for _, rows in self.blocks]
+        out = q.new_empty(q.shape)
+        inside = []  # log-sum-exps of the blocks
+        for _, rows in self.blocks:
+            out[rows], lse = self._attention(q[rows], k[rows], v[rows], causal=True)
+            inside.append(lse)
         answered = self._launch(self._query_stage(q, k, v))
 
         seen_k, seen_v = self._anchor_and_passing(k, v, passed())
-        outs = [self._anchor_stage(q[: self.num_anchor], seen_k, seen_v)]
-        for (block, rows), own in zip(self.blocks, local, strict=True):
-            first = 0 if self.layout.sees_anchor(block) else self.layout.anchor_len
-            stop = self.layout.anchor_len + self.layout.passed_before(block)
-            if first < stop:
-                seen = slice(first, stop)
-                before = self._attention(q[rows], seen_k[seen], seen_v[seen], causal=False)
-                own = merge((own, before))
-            outs.append(own[0].to(q.dtype))
-        outs.append(merge_packed(answered())[0].to(q.dtype))
+        out[: self.num_anchor] = self._anchor_stage(q[: self.num_anchor], seen_k, seen_v)
+        for (block, rows), lse in zip(self.blocks, inside, strict=True):
+            if seen := seen_by(self.layout, block):
+                before_k, before_v = seen_k[seen.start : seen.stop], seen_v[seen.start : seen.stop]
+                before = self._attention(q[rows], before_k, before_v, causal=False)
+                merge_into(out[rows], ((out[rows], lse), before))
+                del before  # as large as the block: not beside the next one
+        out[self.query_at :] = merge_packed(answered())[0]
         self._keep(layer, k, v)
-        return torch.cat(outs)
+        return out
 
     def _launch(self, x: Tensor) -> Pending:
         pending = self.comm.all_gather(x)
@@ -151,13 +171,6 @@ class BlockwisePrefill(Prefill):
             return pending
         done = pending()
         return lambda: done
-
-    def _sends(self, rank: int) -> tuple[int, int]:
-        """How many anchor rows and how many passed rows `rank` contributes to the gather."""
-        anchor = len(self.layout.anchor_rows(rank)) if self.layout.share_anchor else 0
-        if not self.layout.passing:
-            return anchor, 0
-        return anchor, sum(self.layout.passing[j] for j in self.layout.own(rank))
 
     def _arrival_order(self) -> list[int]:
         """Where [anchor | passing of block 0 | passing of block 1 | ...] lie among what arrives.
@@ -172,7 +185,7 @@ class BlockwisePrefill(Prefill):
             starts[rank] += count
 
         for rank in range(self.layout.world_size):
-            take(rank, self._sends(rank)[0])
+            take(rank, _sent_anchor(self.layout, rank))
         for owner, count in zip(self.layout.owners, self.layout.passing, strict=False):
             take(owner, count)
         return order
@@ -248,3 +261,19 @@ class BlockwisePrefill(Prefill):
         if self.comm.rank == self.layout.query_owner:
             query = slice(self.query_at, self.extra_at)
             self.cache.append(layer, k[query], v[query])
+
+
+def seen_by(layout: Layout, block: int) -> range:
+    """Which rows of [anchor | passing blocks in order] `block` sees."""
+    first = 0 if layout.sees_anchor(block) else layout.anchor_len
+    return range(first, layout.anchor_len + layout.passed_before(block))
+
+
+def sent_rows(layout: Layout, rank: int) -> int:
+    """How many rows `rank` contributes to the gather: of the anchor, and passed ones."""
+    passed = sum(layout.passing[j] for j in layout.own(rank)) if layout.passing else 0
+    return _sent_anchor(layout, rank) + passed
+
+
+def _sent_anchor(layout: Layout, rank: int) -> int:
+    return len(layout.anchor_rows(rank)) if layout.share_anchor else 0

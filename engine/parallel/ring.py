@@ -9,12 +9,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from spava_app.engine.comm import Comm
+from spava_app.engine.comm import Comm, Pending
 from spava_app.engine.kv_cache import KVCache
 from spava_app.engine.layout import Layout
 from spava_app.engine.parallel.base import Prefill
+from spava_app.engine.parallel.buffers import Buffers, HeadShape
 from spava_app.engine.parallel.exact import ExactMethod
-from spava_app.kernels.lse import Partial, merge
+from spava_app.engine.parallel.partials import merge_into
+from spava_app.kernels.lse import Partial
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,10 @@ class Ring(ExactMethod):
     def prefill(self, layout: Layout, comm: Comm, cache: KVCache) -> Prefill:
         return RingPrefill(self, layout, comm, cache)
 
+    def buffers(self, layout: Layout, rank: int, heads: HeadShape) -> Buffers:
+        # The first rank's rows see no other rank's keys.
+        return ring_buffers(layout, rank, heads, layout.num_rows(rank) if rank else 0)
+
 
 class RingPrefill(Prefill):
     """W steps: attend to what is here while it travels on and the next comes in."""
@@ -36,19 +42,28 @@ class RingPrefill(Prefill):
         self.cache.append(layer, k, v)
         rank, world_size = self.comm.rank, self.comm.world_size
         here = torch.cat((k, v), dim=-1)
-        merged: dict[int, Partial] = {}
-        for step in range(world_size):
+        coming = self._pass_on(rank, here)
+        out, lse = self._attend_to(rank, q, *here.chunk(2, dim=-1))
+        if world_size > 2:  # more than one merge follows: cast once, after the last
+            out = out.to(lse.dtype)
+        for step in range(1, world_size):
             sender = (rank - step) % world_size
-            last = step == world_size - 1
-            before = (sender - 1) % world_size
-            coming = None if last else self.comm.shift(here, self._num_rows(before))
+            here = coming()
+            coming = self._pass_on(sender, here)
             first = self._first_row(sender)
-            if first < len(q) or step == 0:
+            if first < len(q):
                 part = self._attend_to(sender, q[first:], *here.chunk(2, dim=-1))
-                merged[first] = merge((merged[first], part)) if first in merged else part
-            if coming is not None:
-                here = coming()
-        return self._joined(merged).to(q.dtype)
+                rest = (out[first:], lse[:, first:])
+                lse[:, first:] = merge_into(out[first:], (rest, part))
+                del part  # before the next is made
+        return out.to(q.dtype)
+
+    def _pass_on(self, sender: int, here: Tensor) -> Pending:
+        """Send rank `sender`'s keys and values on, unless they have been everywhere."""
+        before = (sender - 1) % self.comm.world_size
+        if before == self.comm.rank:
+            return lambda: here
+        return self.comm.shift(here, self._num_rows(before))
 
     def _num_rows(self, rank: int) -> int:
         return sum(len(self.layout.blocks[j]) for j in self.layout.own(rank))
@@ -61,10 +76,22 @@ class RingPrefill(Prefill):
         """Attention of the rows that see keys of rank `sender`."""
         return self._attention(q, k, v, causal=sender == self.comm.rank)
 
-    def _joined(self, merged: dict[int, Partial]) -> Tensor:
-        """The output of all rows, from partials of the rows from `first` on, by `first`."""
-        whole = merged.pop(0)
-        for first, late in merged.items():
-            tail, _ = merge(((whole[0][first:], whole[1][:, first:]), late))
-            return torch.cat((whole[0][:first].to(tail.dtype), tail))
-        return whole[0]
+
+def ring_buffers(layout: Layout, rank: int, heads: HeadShape, merged: int) -> Buffers:
+    """As `Method.buffers`, for methods that pass all keys and values round a ring, where at most
+    `merged` of the rank's rows see another rank's at a time.
+    """
+    rows, world_size = layout.num_rows(rank), layout.world_size
+    # What is here and what comes in: no longer than the longest rank's.
+    block = max(layout.num_rows(other) for other in range(world_size)) * heads.kv_row
+    first = Buffers(rows * (heads.q_row + heads.lse_row), exchange=min(2, world_size) * block)
+    if world_size == 1:
+        return first
+    out = heads.wide_row if world_size > 2 else heads.q_row
+    later = Buffers(
+        out=rows * (out + heads.lse_row),
+        exchange=(2 if world_size > 2 else 1) * block,
+        partial=merged * (heads.q_row + 2 * heads.lse_row),
+        merge=heads.merge(merged),
+    )
+    return Buffers.at_peak(first, later)

@@ -14,6 +14,7 @@ from spava_app.engine.comm import Comm
 from spava_app.engine.kv_cache import KVCache
 from spava_app.engine.layout import Layout
 from spava_app.engine.parallel.base import Prefill
+from spava_app.engine.parallel.buffers import Buffers, HeadShape
 from spava_app.engine.parallel.exact import ExactMethod
 from spava_app.errors import InvalidInput
 
@@ -39,6 +40,16 @@ class Ulysses(ExactMethod):
     def attention_pairs(self, layout: Layout, rank: int) -> int:
         return layout.num_tokens * (layout.num_tokens + 1) // (2 * layout.world_size)
 
+    def buffers(self, layout: Layout, rank: int, heads: HeadShape) -> Buffers:
+        ranks, rows, n = layout.world_size, layout.num_rows(rank), layout.num_tokens
+        kv_share = max(1, heads.num_kv_heads // ranks) * heads.kv_row // heads.num_kv_heads
+        share = heads.q_row // ranks + kv_share
+        # What is sent and what comes; what came and its output; the output on its way back.
+        there = Buffers(exchange=(ranks * rows + n) * share if ranks > 1 else 0)
+        attention = Buffers(n * (heads.q_row + heads.lse_row) // ranks, exchange=n * share)
+        back = Buffers((n // ranks + rows if ranks > 1 else n) * heads.q_row)
+        return Buffers.at_peak(there, attention, back)
+
 
 class UlyssesPrefill(Prefill):
     """Two all-to-all exchanges around one causal call."""
@@ -51,14 +62,24 @@ class UlyssesPrefill(Prefill):
         share, kv_share = q.shape[1] // world_size, max(1, k.shape[1] // world_size)
         lengths = [len(block) for block in self.layout.blocks]
         mine = [q.shape[0]] * world_size
-        outgoing = []
+        # Temporaries without names: each is as large as all of q, k and v.
+        whole = self.comm.all_to_all(self._by_rank(q, k, v, share, kv_share), mine, lengths)
+        all_q, all_k, all_v = whole.split((share, kv_share, kv_share), dim=1)
+        out = self._attention(all_q, all_k, all_v, causal=True)[0]
+        del whole, all_q, all_k, all_v
+        back = self.comm.all_to_all(out, lengths, mine)
+        del out
+        return torch.cat(back.chunk(world_size), dim=1) if len(q) else torch.zeros_like(q)
+
+    def _by_rank(self, q: Tensor, k: Tensor, v: Tensor, share: int, kv_share: int) -> Tensor:
+        """What each rank gets of the local rows, one after the other:
+        `[W * T, H / W + 2 Hkv / W, D]`.
+        """
+        world_size = self.comm.world_size
+        sent = q.new_empty(world_size, q.shape[0], share + 2 * kv_share, q.shape[2])
         for rank in range(world_size):
             first = rank * k.shape[1] // world_size
             heads = slice(first, first + kv_share)
             own_q = q[:, rank * share : (rank + 1) * share]
-            outgoing.append(torch.cat((own_q, k[:, heads], v[:, heads]), dim=1))
-        whole = self.comm.all_to_all(torch.cat(outgoing), mine, lengths)
-        all_q, all_k, all_v = whole.split((share, kv_share, kv_share), dim=1)
-        out = self._attention(all_q, all_k, all_v, causal=True)[0]
-        back = self.comm.all_to_all(out, lengths, mine)
-        return torch.cat(back.chunk(world_size), dim=1) if len(q) else torch.zeros_like(q)
+            torch.cat((own_q, k[:, heads], v[:, heads]), dim=1, out=sent[rank])
+        return sent.flatten(0, 1)

@@ -12,8 +12,9 @@ from spava_app.engine.comm import Comm
 from spava_app.engine.kv_cache import KVCache
 from spava_app.engine.layout import Layout, zigzag_owners
 from spava_app.engine.parallel.base import Prefill
+from spava_app.engine.parallel.buffers import Buffers, HeadShape
 from spava_app.engine.parallel.exact import ExactMethod
-from spava_app.engine.parallel.ring import RingPrefill
+from spava_app.engine.parallel.ring import RingPrefill, ring_buffers
 from spava_app.kernels.lse import Partial
 
 
@@ -28,6 +29,11 @@ class ZigzagRing(ExactMethod):
 
     def prefill(self, layout: Layout, comm: Comm, cache: KVCache) -> Prefill:
         return ZigzagRingPrefill(self, layout, comm, cache)
+
+    def buffers(self, layout: Layout, rank: int, heads: HeadShape) -> Buffers:
+        # The first rank's early chunk is the prompt's start: no other key comes before it.
+        merged = layout.num_rows(rank) - (0 if rank else len(layout.blocks[0]))
+        return ring_buffers(layout, rank, heads, merged)
 
 
 class ZigzagRingPrefill(RingPrefill):

@@ -1,0 +1,1 @@
+"""The engine's benchmark: `python -m spava_app.engine.bench`."""

@@ -1,0 +1,145 @@
+"""The published sizes of the models this engine is measured with, as their config.json has them.
+
+Facts only, no weights: enough for this engine's models and for `AutoConfig` of transformers. From
+the models' pages on the Hugging Face hub; tests hold them against the published numbers of
+parameters. InternVL3-2B's head has a weight of its own: with it the parameters sum up to the
+published 2.09 billion, without it to 1.86.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+_QWEN = {
+    "attention_dropout": 0.0,
+    "hidden_act": "silu",
+    "max_position_embeddings": 128_000,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 1e6,
+    "tie_word_embeddings": False,
+    "use_sliding_window": False,
+}
+_QWEN_VL = {
+    **_QWEN,
+    "architectures": ["Qwen2_5_VLForConditionalGeneration"],
+    "model_type": "qwen2_5_vl",
+    "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]},
+    "image_token_id": 151_655,
+    "video_token_id": 151_656,
+    "vision_start_token_id": 151_652,
+    "vision_end_token_id": 151_653,
+}
+_QWEN_VISION = {
+    "model_type": "qwen2_5_vl",
+    "depth": 32,
+    "hidden_act": "silu",
+    "hidden_size": 1280,
+    "intermediate_size": 3420,
+    "num_heads": 16,
+    "in_channels": 3,
+    "patch_size": 14,
+    "temporal_patch_size": 2,
+    "spatial_merge_size": 2,
+    "window_size": 112,
+    "fullatt_block_indexes": [7, 15, 23, 31],
+    "tokens_per_second": 2,
+}
+
+GEOMETRIES: Mapping[str, Mapping[str, Any]] = {
+    "Qwen2.5-VL-3B": {
+        **_QWEN_VL,
+        "vocab_size": 151_936,
+        "hidden_size": 2048,
+        "intermediate_size": 11_008,
+        "num_hidden_layers": 36,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 2,
+        "tie_word_embeddings": True,
+        "vision_config": {**_QWEN_VISION, "out_hidden_size": 2048},
+    },
+    "Qwen2.5-VL-7B": {
+        **_QWEN_VL,
+        "vocab_size": 152_064,
+        "hidden_size": 3584,
+        "intermediate_size": 18_944,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+        "vision_config": {**_QWEN_VISION, "out_hidden_size": 3584},
+    },
+    "Llama-3.1-8B": {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "attention_bias": False,
+        "hidden_act": "silu",
+        "mlp_bias": False,
+        "vocab_size": 128_256,
+        "hidden_size": 4096,
+        "intermediate_size": 14_336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "max_position_embeddings": 131_072,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 5e5,
+        "rope_scaling": {
+            "rope_type": "llama3",
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 8192,
+        },
+        "tie_word_embeddings": False,
+    },
+    "Qwen2.5-14B": {
+        **_QWEN,
+        "architectures": ["Qwen2ForCausalLM"],
+        "model_type": "qwen2",
+        "vocab_size": 152_064,
+        "hidden_size": 5120,
+        "intermediate_size": 13_824,
+        "num_hidden_layers": 48,
+        "num_attention_heads": 40,
+        "num_key_value_heads": 8,
+        "max_position_embeddings": 131_072,
+    },
+    "InternVL3-2B": {
+        "architectures": ["InternVLForConditionalGeneration"],
+        "model_type": "internvl",
+        "downsample_ratio": 0.5,
+        "image_seq_length": 256,
+        "image_token_id": 151_667,
+        "projector_hidden_act": "gelu",
+        "tie_word_embeddings": False,
+        "vision_feature_layer": -1,
+        "vision_feature_select_strategy": "default",
+        "text_config": {
+            **_QWEN,
+            "architectures": ["Qwen2ForCausalLM"],
+            "model_type": "qwen2",
+            "vocab_size": 151_674,
+            "hidden_size": 1536,
+            "intermediate_size": 8960,
+            "num_hidden_layers": 28,
+            "num_attention_heads": 12,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 32_768,
+        },
+        "vision_config": {
+            "model_type": "internvl_vision",
+            "attention_bias": True,
+            "hidden_act": "gelu",
+            "hidden_size": 1024,
+            "intermediate_size": 4096,
+            "num_attention_heads": 16,
+            "num_hidden_layers": 24,
+            "image_size": [448, 448],
+            "patch_size": [14, 14],
+            "layer_norm_eps": 1e-6,
+            "layer_scale_init_value": 0.1,
+            "norm_type": "layer_norm",
+            "use_absolute_position_embeddings": True,
+            "use_mean_pooling": True,
+            "use_qk_norm": False,
+        },
+    },
+}
