@@ -20,6 +20,7 @@ from spava_app.engine import channel
 from spava_app.engine.request import Request
 from spava_app.engine.settings import WorkerSettings
 from spava_app.engine.turns import Turns
+from spava_app.engine.video.damage import describe_damage
 from spava_app.errors import EngineDown, SpavaError
 
 OnMessage = Callable[[str, Any], None]
@@ -37,10 +38,12 @@ class Result:
     Attributes:
         tokens: ids of the answer.
         seconds: per stage, of the slowest rank.
+        warnings: what was wrong with the videos and did not keep them from being looked at.
     """
 
     tokens: tuple[int, ...]
     seconds: dict[str, float]
+    warnings: tuple[str, ...] = ()
 
 
 def _end(process: subprocess.Popen[bytes], until: float) -> int:
@@ -147,7 +150,9 @@ class Engine:
         for answer in answers:
             for stage, spent in answer["seconds"].items():
                 seconds[stage] = max(spent, seconds.get(stage, 0.0))
-        return Result(tuple(answers[0]["tokens"]), seconds)
+        noted = [note for answer in answers for note in answer["damage"]]
+        warnings = describe_damage(request.media, noted)
+        return Result(tuple(answers[0]["tokens"]), seconds, warnings)
 
     def close(self) -> None:
         """Stop the workers; safe to call twice."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from spava_app.engine.models.positions import VideoSpan
+from spava_app.engine.video.frame_source import FrameSource
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Media:
         grid: (units, rows, columns): of patches, or of tiles, in each unit.
         unit_tokens: tokens of a unit.
         starts: index in the prompt of the first token of each unit, ascending.
+        source: what it takes to read the frames, without looking at the file again.
     """
 
     path: str
@@ -36,6 +38,7 @@ class Media:
     grid: tuple[int, int, int]
     unit_tokens: int
     starts: tuple[int, ...]
+    source: FrameSource
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> "Media":
@@ -43,6 +46,7 @@ class Media:
         for name, value in fields.items():
             if isinstance(value, list):
                 fields[name] = tuple(value)
+        fields["source"] = FrameSource.from_dict(fields["source"])
         return cls(**fields)
 
     @property

@@ -19,8 +19,8 @@ from spava_app.engine.video.preprocess import grid_for, patchify_frames, smart_r
 from spava_app.engine.video.tiles import TileConfig, tile_frames, tile_grid, tiles_of_grid
 from spava_app.errors import CheckpointError
 
-# Frames are held as they are decoded, whatever size they are resized to.
-MAX_UNITS = 32
+# Units, or tiles, of a call: more give no speed, and what follows waits for all of them.
+MAX_UNITS = 64
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from spava_app.engine.processors import make_processor
 from spava_app.engine.request import Request
 from spava_app.engine.settings import WorkerSettings
 from spava_app.engine.timing import StageTimer
+from spava_app.engine.video.damage import damage_noted
 from spava_app.engine.weights import load_model, read_config
 from spava_app.errors import SpavaError
 
@@ -108,10 +109,12 @@ def _serve(
     timer = StageTimer(runner.device, tell)
     try:
         tokens = []
-        for token in runner.run(request, timer, cancelled.is_set):
-            channel.send(connection, {"token": token})
-            tokens.append(token)
-        channel.send(connection, {"result": {"tokens": tokens, "seconds": timer.seconds}})
+        with damage_noted() as damage:
+            for token in runner.run(request, timer, cancelled.is_set):
+                channel.send(connection, {"token": token})
+                tokens.append(token)
+        result = {"tokens": tokens, "seconds": timer.seconds, "damage": damage}
+        channel.send(connection, {"result": result})
     except PeerError as error:
         channel.send(connection, {"peer_failed": str(error)})
     except SpavaError as error:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Self
 
 from spava_app.engine.engine import Engine
@@ -13,6 +14,7 @@ from spava_app.engine.parallel.base import make_method
 from spava_app.engine.plan import Plan
 from spava_app.engine.processors import make_processor
 from spava_app.engine.sampler import Sampling
+from spava_app.engine.video.frames import Frames as Frames
 from spava_app.engine.weights import read_config
 from spava_app.errors import CheckpointError, InvalidInput, check_count
 from spava_app.prepare import Asked, Files, Preparer
@@ -48,12 +50,14 @@ class Answer:
         timings: seconds per stage of the slowest rank, and "total" from the call to the answer.
         plan: what was done.
         usage: tokens in and out.
+        warnings: what was wrong with the videos and did not keep them from being looked at.
     """
 
     text: str
     timings: dict[str, float]
     plan: Plan
     usage: Usage
+    warnings: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -62,6 +66,7 @@ class Answer:
             "timings": self.timings,
             "plan": self.plan.to_dict(),
             "usage": asdict(self.usage),
+            "warnings": list(self.warnings),
         }
 
 
@@ -150,7 +155,9 @@ class VideoQA:
         """Answer `question` about `video`.
 
         Args:
-            video: path of a video or a picture, or several; they stand before the first question.
+            video: path of a video, of a picture or of a folder of pictures that make a video;
+                frames as `Frames` or as an array `[N, height, width, 3]` of bytes; or several of
+                these. They stand before the first question.
             question: any text.
             history: earlier questions about them and their answers, oldest first.
             num_frames: look at this many frames of each video, evenly spaced in time.
@@ -183,13 +190,7 @@ class VideoQA:
                 on_text(piece)
 
         sampling = sampling or Sampling()
-        request, plan = self._prepare(
-            Asked(video, question, history, num_frames, fps, max_new_tokens, sampling)
-        )
-        probed = time.perf_counter() - began
-        tell("start")
-        self._engine.start()
-        started = time.perf_counter() - began
+        asked = Asked(video, question, history, num_frames, fps, max_new_tokens, sampling)
 
         def on_message(name: str, value: Any) -> None:
             nonlocal num_tokens
@@ -201,13 +202,19 @@ class VideoQA:
                 if stream.stopped:
                     self._engine.cancel()
 
-        result = self._engine.run(request, on_message)
+        with TemporaryDirectory(prefix="spava-frames-") as scratch:
+            request, plan = self._prepare(asked, Path(scratch))
+            probed = time.perf_counter() - began
+            tell("start")
+            self._engine.start()
+            started = time.perf_counter() - began
+            result = self._engine.run(request, on_message)
         timings = {"probe": probed, "start": started - probed, **result.seconds}
         timings["total"] = time.perf_counter() - began
         show(stream.finish())
         cut = num_tokens == max_new_tokens and not stream.stopped
         usage = Usage(plan.num_tokens, num_tokens, "length" if cut else "stop")
-        return Answer(stream.text.strip(), timings, plan, usage)
+        return Answer(stream.text.strip(), timings, plan, usage, result.warnings)
 
 
 def _resolve_device(device: str, ranks: int) -> str:

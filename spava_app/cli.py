@@ -71,7 +71,7 @@ def _root(
 
 @app.command(epilog='Example: `spava ask talk.mp4 "Who speaks first?" --model ~/Qwen2.5-VL-3B`')
 def ask(
-    video: Annotated[Path, typer.Argument(help="The video, or a picture.")],
+    video: Annotated[Path, typer.Argument(help="The video, a picture, or a folder of pictures.")],
     question: Annotated[str, typer.Argument(help="What to ask about it, in quotes.")],
     model: Model = "embedded",
     ranks: Ranks = 2,
@@ -163,8 +163,10 @@ def ask(
             stages.note(f"{answer.plan}\n{format_timings(answer.timings)}")
         if as_json:
             print_json(answer.to_dict())
-        else:
-            typer.echo(answer.text)
+            return
+        for warning in answer.warnings:
+            typer.echo(f"warning: {warning}", err=True)
+        typer.echo(answer.text)
 
 
 @app.command(epilog="Example: `spava demo --seed 7 --ranks 4`")

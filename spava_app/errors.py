@@ -36,6 +36,26 @@ class VideoError(InvalidInput):
     """A video cannot be read: missing, not a video, no video stream, corrupt."""
 
 
+class VideoWarning(UserWarning):
+    """Some frames of a video are damaged; the nearest whole ones before them are used.
+
+    Args:
+        path: the file.
+        times: seconds of each, ascending.
+    """
+
+    def __init__(self, path: str, times: tuple[float, ...]) -> None:
+        first, last = min(times), max(times)
+        super().__init__(
+            f"{path}: {len(times)} frames damaged between {first:.1f} s and {last:.1f} s: "
+            "neighbours used"
+        )
+        self.path, self.times = path, times
+
+    def __reduce__(self) -> tuple[type, tuple[str, tuple[float, ...]]]:
+        return type(self), (self.path, self.times)
+
+
 class CheckpointError(InvalidInput):
     """A model folder cannot be loaded: missing files, tensors or settings, wrong shapes, unknown
     architecture.

@@ -5,14 +5,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from torch import Tensor
+
 from spava_app.engine.media import Media
 from spava_app.engine.parallel.base import Method
 from spava_app.engine.plan import Plan, PlannedMedia
 from spava_app.engine.processors import Fit, Processor
 from spava_app.engine.request import Request
 from spava_app.engine.sampler import Sampling
-from spava_app.engine.video.picture import picture_size
-from spava_app.engine.video.probe import probe
+from spava_app.engine.video.frame_source import FrameSource
+from spava_app.engine.video.frames import Frames, natural_order
+from spava_app.engine.video.probe import FolderInfo, PictureInfo, VideoInfo, look_at
 from spava_app.engine.video.sample import FrameSample, sample_times
 from spava_app.errors import InvalidInput
 from spava_app.prompt import Prompt, PromptBuilder
@@ -20,8 +24,9 @@ from spava_app.prompt import Prompt, PromptBuilder
 DEFAULT_FPS = 2.0
 MAX_FRAMES = 768  # as qwen-vl-utils; a longer video is sampled evenly
 
-# A file, or several.
-Files = str | Path | Sequence[str | Path]
+# A file or folder, frames, or several of these.
+Medium = str | Path | Frames | np.ndarray | Tensor
+Files = Medium | Sequence[Medium]
 
 
 @dataclass(frozen=True)
@@ -39,13 +44,14 @@ class Asked:
 
 @dataclass(frozen=True)
 class Seen:
-    """A file that was looked at, and the frames that are used of it; a picture has no duration."""
+    """What was looked at, and the frames that are used of it; a picture has no duration."""
 
     path: str
     height: int
     width: int
     duration: float
     sample: FrameSample
+    source: FrameSource
 
     @property
     def picture(self) -> bool:
@@ -69,15 +75,18 @@ class Preparer:
     ranks: int
     device: str
 
-    def __call__(self, asked: Asked) -> tuple[Request, Plan]:
+    def __call__(self, asked: Asked, scratch: Path) -> tuple[Request, Plan]:
         """Decide.
+
+        Args:
+            scratch: a folder for frames that were given as arrays; to be kept until the answer.
 
         Raises:
             InvalidInput: a text or a number that cannot be served.
             VideoError: a file that cannot be read.
         """
         self.prompts.check(asked.question, asked.history)  # told before a file is read
-        seen = [look(path, asked.num_frames, asked.fps) for path in _files(asked.video)]
+        seen = [look(it, asked.num_frames, asked.fps, scratch) for it in _media(asked.video)]
         fits = [
             self.processor.fit(len(file.sample), file.height, file.width, picture=file.picture)
             for file in seen
@@ -138,36 +147,63 @@ class Preparer:
         )
 
 
-def look(path: str | Path, num_frames: int | None, fps: float | None) -> Seen:
-    """Look at a file and choose its frames.
+def look(
+    medium: Medium, num_frames: int | None, fps: float | None, scratch: Path | None = None
+) -> Seen:
+    """Look at a file, a folder of pictures or frames, and choose frames.
+
+    Args:
+        scratch: a folder to write into, which an array needs.
 
     Raises:
-        InvalidInput: wrong numbers of frames.
+        InvalidInput: wrong numbers of frames, or an array of another kind.
         VideoError: it cannot be read.
     """
-    absolute = Path(path).absolute()
-    if size := picture_size(absolute):
-        return Seen(str(absolute), *size, 0.0, FrameSample((0,), (0.0,), 0.0))
-    info = probe(absolute)
+    if isinstance(medium, np.ndarray | Tensor):
+        medium = Frames(medium)
+    if isinstance(medium, Frames):
+        return _look_at_frames("frames", medium, num_frames, fps, scratch)
+    info = look_at(medium)
+    if isinstance(info, FolderInfo):
+        paths = [Path(info.path, name) for name in natural_order(info.names)]
+        return _look_at_frames(info.path, Frames(paths), num_frames, fps, None)
+    if isinstance(info, PictureInfo):
+        sample = FrameSample((0,), (0.0,), 0.0)
+        return Seen(info.path, *info.shape, 0.0, sample, info.source())
+    sample = _sample(info, num_frames, fps)
+    source = info.source(sample.frames)
+    return Seen(info.path, info.height, info.width, info.duration, sample, source)
+
+
+def _look_at_frames(
+    name: str, frames: Frames, num_frames: int | None, fps: float | None, scratch: Path | None
+) -> Seen:
+    info = frames.info()
+    sample = _sample(info, num_frames, fps)
+    source = frames.source(sample.frames, scratch)
+    return Seen(name, *source.shape, info.duration, sample, source)
+
+
+def _sample(info: VideoInfo, num_frames: int | None, fps: float | None) -> FrameSample:
     if num_frames is None and fps is None:
-        sample = sample_times(info, fps=DEFAULT_FPS, max_frames=MAX_FRAMES)
-    else:
-        sample = sample_times(info, num_frames=num_frames, fps=fps)
-    return Seen(info.path, info.height, info.width, info.duration, sample)
+        return sample_times(info, fps=DEFAULT_FPS, max_frames=MAX_FRAMES)
+    return sample_times(info, num_frames=num_frames, fps=fps)
 
 
-def _files(video: Files) -> Sequence[str | Path]:
-    if isinstance(video, str | Path):
+def _media(video: Files) -> Sequence[Medium]:
+    if isinstance(video, str | Path | Frames | np.ndarray | Tensor):
         return [video]
-    if not video or not all(isinstance(path, str | Path) for path in video):
-        raise InvalidInput("video", video, "give the path of a video or picture, or a list of them")
-    return video
+    several = isinstance(video, Sequence) and len(video) > 0
+    if several and all(isinstance(it, str | Path | Frames | np.ndarray | Tensor) for it in video):
+        return video
+    fix = "give the path of a video or picture, a folder of pictures, Frames, or a list of these"
+    raise InvalidInput("video", video, fix)
 
 
 def as_media(file: Seen, fit: Fit, starts: tuple[int, ...]) -> Media:
     """What the ranks are told of a file that fits into the prompt in this way."""
     return Media(
-        path=file.path,
+        path=file.source.name,
         picture=file.picture,
         frames=file.sample.frames,
         times=file.sample.times,
@@ -175,6 +211,7 @@ def as_media(file: Seen, fit: Fit, starts: tuple[int, ...]) -> Media:
         grid=fit.grid,
         unit_tokens=fit.unit_tokens,
         starts=starts,
+        source=file.source,
     )
 
 

@@ -1,13 +1,20 @@
-"""What a video file is, learned from its headers, its packets and one decoded frame."""
+"""What a video file is, learned by the decoder process from headers, packets and one frame."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
-from av.error import FFmpegError
-from av.video.frame import VideoFrame
+import numpy as np
 
-from spava_app.engine.video.index import FrameIndex, index_frames
-from spava_app.engine.video.source import fail, open_video, video_stream
+from spava_app.engine.video.client import decoder_process
+from spava_app.engine.video.frame_source import FrameSource, Stamp
+from spava_app.engine.video.index import FrameIndex
+from spava_app.errors import VideoError
+
+# Reading the packets of hours of video from a slow disk; a process that hangs is noticed earlier.
+LOOK_SECONDS = 600.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,6 +29,7 @@ class VideoInfo:
         codec: the decoder's name, such as "h264".
         rotation: degrees counter-clockwise, 0, 90, 180 or 270, that stored pictures are turned by.
         index: when each frame is shown and which are key frames.
+        stamp: the file's size and time of last change.
     """
 
     path: str
@@ -32,42 +40,100 @@ class VideoInfo:
     codec: str
     rotation: int
     index: FrameIndex
+    stamp: Stamp = (0, 0)
 
     @property
     def num_frames(self) -> int:
         """Frames in the whole video."""
         return len(self.index)
 
+    def source(self, frames: Sequence[int]) -> FrameSource:
+        """What it takes to read these frames, given by their numbers in the index."""
+        return FrameSource(
+            kind="video",
+            paths=(self.path,),
+            stamps=(self.stamp,),
+            shape=(self.height, self.width),
+            rows=tuple(self.index.pts[list(frames)].tolist()),
+            seeks=tuple(map(self.index.seeks, frames)),
+            rotation=self.rotation,
+        )
+
+
+@dataclass(frozen=True)
+class PictureInfo:
+    """A readable picture file, (height, width) as displayed."""
+
+    path: str
+    shape: tuple[int, int]
+    stamp: Stamp
+
+    def source(self) -> FrameSource:
+        """What it takes to read it."""
+        return FrameSource("pictures", (self.path,), (self.stamp,), self.shape, (0,))
+
+
+@dataclass(frozen=True)
+class FolderInfo:
+    """A folder and the names of its picture files, in no order."""
+
+    path: str
+    names: tuple[str, ...]
+
+
+def look_at(path: str | Path) -> VideoInfo | PictureInfo | FolderInfo:
+    """Look at a path, in the decoder process.
+
+    Raises:
+        VideoError: there is nothing that can be read, or it takes too long.
+    """
+    path = str(Path(path).absolute())  # the process stays where it was started
+    with decoder_process() as process:
+        process.ask(path, {"look": path}, seconds=LOOK_SECONDS)
+        facts, payload = process.answer()
+    if facts["kind"] == "folder":
+        return FolderInfo(path, tuple(facts["names"]))
+    if facts["kind"] == "picture":
+        return PictureInfo(path, tuple(facts["shape"]), tuple(facts["stamp"]))
+    return _video(path, facts, payload)
+
+
+def picture_files(paths: Sequence[str]) -> list[PictureInfo]:
+    """Look at several picture files.
+
+    Raises:
+        VideoError: one of them is none.
+    """
+    with decoder_process() as process:
+        process.ask(paths[0], {"shapes": list(paths)}, seconds=LOOK_SECONDS)
+        facts, _ = process.answer()
+    found = zip(paths, facts["shapes"], facts["stamps"], strict=True)
+    return [PictureInfo(path, tuple(shape), tuple(stamp)) for path, shape, stamp in found]
+
 
 def probe(path: str | Path) -> VideoInfo:
-    """Look at a video file: one pass over its packets, then one frame for size and rotation.
-
-    Mirrored pictures and pixels that are not square are taken as stored.
+    """Look at a video file.
 
     Raises:
         VideoError: there is no readable video with at least one frame at `path`.
     """
-    path = str(path)
-    with open_video(path) as container:
-        stream = video_stream(container, path)
-        codec = stream.codec_context.name
-        index = index_frames(container, stream, path)
-    first = _first_picture(path)
-    # The rotation is a property of the stream, but the library shows it on decoded frames only.
-    rotation = round(first.rotation / 90) % 4 * 90
-    width, height = first.width, first.height
-    if rotation % 180:
-        width, height = height, width
+    info = look_at(path)
+    if isinstance(info, VideoInfo):
+        return info
+    kind = "a folder" if isinstance(info, FolderInfo) else "a picture"
+    raise VideoError("video", str(path), f"this is {kind}, not a video; give a video file")
+
+
+def _video(path: str, facts: dict[str, Any], payload: bytes) -> VideoInfo:
+    # Time stamps of 8 bytes, and a byte for each that says whether it is a key frame's.
+    count = len(payload) // 9
+    pts = np.frombuffer(payload, np.int64, count)
+    is_key = np.frombuffer(payload, np.bool_, count, offset=8 * count)
+    base, last_span = Fraction(*facts["time_base"]), Fraction(*facts["last_span"])
+    index = FrameIndex.from_pts(pts, is_key, base, last_span)
+    height, width = facts["shape"]
     fps = len(index) / index.duration
-    return VideoInfo(path, width, height, index.duration, fps, codec, rotation, index)
-
-
-def _first_picture(path: str) -> VideoFrame:
-    with open_video(path) as container:
-        stream = video_stream(container, path)
-        try:
-            for picture in container.decode(stream):
-                return picture
-        except FFmpegError:
-            pass
-    fail(path, "its first frame cannot be decoded; copy or convert the file again")
+    return VideoInfo(
+        *(path, width, height, index.duration, fps, facts["codec"], facts["rotation"], index),
+        stamp=tuple(facts["stamp"]),
+    )

@@ -1,6 +1,11 @@
-"""Opening a video file: the one place that knows the container library's options and failures."""
+"""Opening a video file: the one place that knows the container library's options and failures.
 
-from pathlib import Path
+Only the decoder process runs this.
+"""
+
+import os
+import stat
+from dataclasses import dataclass
 from typing import NoReturn
 
 import av
@@ -9,8 +14,11 @@ from av.error import FFmpegError
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
+from spava_app.engine.video.frame_source import Stamp
 from spava_app.errors import VideoError
 
+# Of a frame or picture: 16384 x 8192. Beyond it a header is more likely a bomb than a picture.
+MOST_PIXELS = 2**27
 # A playlist, a session description or a concat script given the name of a video would make the
 # library open other files or addresses, so only plain containers and only local files are opened.
 _CONTAINERS = (
@@ -19,39 +27,66 @@ _CONTAINERS = (
 _OPTIONS = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"}
 
 
+@dataclass(frozen=True)
+class Status:
+    """What the file system says of a path, without opening it."""
+
+    is_folder: bool
+    is_file: bool
+    stamp: Stamp
+
+
 def fail(path: str, fix: str) -> NoReturn:
     """Raise the `VideoError` that names the field, the path and the fix, and nothing else."""
     raise VideoError("video", path, fix) from None
 
 
-def check_file(path: str | Path) -> None:
-    """Raise `VideoError` unless `path` is a regular file with something in it."""
-    path = str(path)
-    file = Path(path)
-    if not file.exists():
-        fail(path, "there is no such file; give the path of a video file")
-    if file.is_dir():
-        fail(path, "this is a folder; give the path of one video file")
-    if not file.is_file():
-        fail(path, "this is not a regular file; copy the video to disk first")
-    if file.stat().st_size == 0:
-        fail(path, "the file is empty; copy or download the video again")
+def status(path: str) -> Status:
+    """Raise `VideoError` unless something is there."""
+    try:
+        found = os.stat(path)
+    except PermissionError:
+        fail(path, "its folder may not be read; change the permissions")
+    except (OSError, ValueError):
+        fail(path, "there is no such file; give the path of a video or picture")
+    mode = found.st_mode
+    return Status(stat.S_ISDIR(mode), stat.S_ISREG(mode), (found.st_size, found.st_mtime_ns))
 
 
-def open_video(path: str | Path) -> InputContainer:
+def stamp(path: str) -> Stamp:
+    """Size and time of last change."""
+    return status(path).stamp
+
+
+def check_file(path: str, expected: Stamp | None = None) -> None:
+    """Raise `VideoError` unless `path` is a regular file with something in it, that has not been
+    changed since it was stamped.
+    """
+    found = status(path)
+    if found.is_folder:
+        fail(path, "this is a folder; give the path of one file")
+    # Neither a pipe nor a device: those could be read for ever.
+    if not found.is_file:
+        fail(path, "this is not a regular file; copy it to disk first")
+    if expected is not None and found.stamp != expected:
+        fail(path, "the file was changed while it was looked at; ask again")
+    if found.stamp[0] == 0:
+        fail(path, "the file is empty; copy or download it again")
+    if not os.access(path, os.R_OK):
+        fail(path, "the file may not be read; change its permissions")
+
+
+def open_video(path: str) -> InputContainer:
     """Open a local video file for reading; the caller closes it (it is a context manager).
 
     Raises:
         VideoError: nothing there, not a regular file, empty, not readable, or not a video.
     """
     check_file(path)
-    path = str(path)
     try:
         # The prefix keeps a colon in a file name from being read as a protocol.
         return av.open(f"file:{path}", options=dict(_OPTIONS), metadata_errors="ignore")
-    except PermissionError:
-        fail(path, "the file may not be read; change its permissions")
-    except FFmpegError:
+    except (FFmpegError, OSError):
         fail(path, "this is not a video file, or it is cut short; give an mp4, mkv, webm or avi")
 
 

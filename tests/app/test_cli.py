@@ -94,7 +94,7 @@ def test_ask_json_is_one_object_and_stderr_stays_silent(scene: CardScene, video:
     done = spava("ask", video, card.question, "--json")
     assert (done.returncode, done.stderr) == (0, "")
     answer = json.loads(done.stdout)
-    assert answer.keys() == {"text", "timings", "plan", "usage"}
+    assert answer.keys() == {"text", "timings", "plan", "usage", "warnings"}
     assert answer["text"] == card.answer
     timings = answer["timings"]
     assert timings.keys() >= {"probe", "start", "decode", "vision", "prefill", "total"}

@@ -93,6 +93,7 @@ def request_(tmp_path_factory: pytest.TempPathFactory) -> Request:
         grid=fit.grid,
         unit_tokens=fit.unit_tokens,
         starts=tuple(range(3, 3 + num_visual, fit.unit_tokens)),
+        source=info.source(sample.frames),
     )
     ids = (3, 4, VISION_START, *[VIDEO_ID] * num_visual, VISION_END, 7, 8, 9, 10)
     return Request(

@@ -4,11 +4,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spava_app.engine.dealing import deal
+from spava_app.engine.dealing import _assign, deal
 from spava_app.engine.exchange import indices
 from spava_app.engine.layout import Layout, PromptShape
 from spava_app.engine.media import Media
 from spava_app.engine.parallel.base import make_method, methods
+from spava_app.engine.video.frame_source import FrameSource
+
+NO_SOURCE = FrameSource("video", ("",), ((0, 0),), (0, 0), ())
 
 
 def media_of(sizes: list[tuple[int, int]], gap: int) -> tuple[tuple[Media, ...], int]:
@@ -19,7 +22,10 @@ def media_of(sizes: list[tuple[int, int]], gap: int) -> tuple[tuple[Media, ...],
     for units, unit_tokens in sizes:
         starts = [place + gap + unit * (unit_tokens + gap) for unit in range(units)]
         media.append(
-            Media("", False, (), (), (0, 0), (units, 1, unit_tokens), unit_tokens, tuple(starts))
+            Media(
+                *("", False, (), (), (0, 0), (units, 1, unit_tokens), unit_tokens),
+                *(tuple(starts), NO_SOURCE),
+            )
         )
         place += units * (unit_tokens + gap)
     return tuple(media), place + 5
@@ -89,3 +95,9 @@ def test_one_rank_needs_all_and_all_encode() -> None:
     media, num_tokens = media_of([(10, 4)], 1)
     layout = make_method("full", {}).layout(PromptShape(num_tokens, 5), 3)
     assert deal(media, layout) == [[0, 1, 2, 3], [4, 5, 6], [7, 8, 9]]
+
+
+def test_units_that_are_dear_elsewhere_choose_first() -> None:
+    """Rank 0 needs most of all three units and has room for two: the middle one goes."""
+    assert _assign(torch.tensor([[8, 5, 8], [0, 4, 0]]), [2, 1]) == [0, 1, 0]
+    assert _assign(torch.tensor([[8, 5, 8]]), [3]) == [0, 0, 0]

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from dist import RankPool
@@ -22,7 +21,6 @@ from spava_app.engine.request import Request
 from spava_app.engine.video.decode import decode_frames
 from spava_app.engine.video.pixel_config import PixelConfig
 from spava_app.engine.video.preprocess import patchify_frames
-from spava_app.engine.video.probe import probe
 
 VIDEO_ID, VISION_START, VISION_END = 290, 292, 293
 PIXELS = PixelConfig(min_pixels=28 * 28, max_pixels=84 * 84)
@@ -35,8 +33,8 @@ Ranks = Callable[[int], RankPool]
 def expected(oracle: Qwen2_5_VLForConditionalGeneration, request_: Request) -> list[int]:
     """transformers' greedy tokens for the same pixels, with our positions passed explicitly."""
     [video] = request_.media
-    frames = np.stack([frame for _, frame in decode_frames(probe(video.path), video.frames)])
-    patches, grid = patchify_frames(torch.from_numpy(frames), PIXELS, size=video.size)
+    [group] = decode_frames(video.source, group=len(video.frames))
+    patches, grid = patchify_frames(torch.from_numpy(group.pictures), PIXELS, size=video.size)
     ids = list(request_.token_ids)
     positions = multimodal_positions(request_.spans(2, 2), 2)
     for _ in range(NEW_TOKENS):
@@ -133,7 +131,8 @@ def test_a_rank_that_fails_alone_ends_the_request_on_all(
     ranks: Ranks, checkpoint: Path, request_: Request, expected: list[int]
 ) -> None:
     [video] = request_.media
-    lost = replace(request_, media=(replace(video, path=video.path + ".gone"),))
+    source = replace(video.source, paths=(video.path + ".gone",))
+    lost = replace(request_, media=(replace(video, source=source),))
     classes = ranks(2).run(error_when_only_the_last_fails, checkpoint, PROCESSOR, request_, lost)
     assert classes == ["PeerError", "VideoError"]
     for tokens, _ in ranks(2).run(generate, checkpoint, PROCESSOR, request_):

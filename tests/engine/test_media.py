@@ -28,9 +28,7 @@ from spava_app.engine.models.positions import multimodal_positions
 from spava_app.engine.processors import InternVLProcessor, Processor, QwenProcessor
 from spava_app.engine.request import Request
 from spava_app.engine.video.decode import decode_frames
-from spava_app.engine.video.picture import read_picture
 from spava_app.engine.video.pixel_config import PixelConfig
-from spava_app.engine.video.probe import probe
 from spava_app.engine.video.tiles import TileConfig
 
 IMAGE_ID, VIDEO_ID = 291, 290
@@ -79,10 +77,8 @@ class Family:
 
 def frames_of(media: Media) -> Tensor:
     """All its frames, decoded in one piece."""
-    if media.picture:
-        return torch.from_numpy(read_picture(media.path))[None]
-    decoded = [frame for _, frame in decode_frames(probe(media.path), media.frames)]
-    return torch.from_numpy(np.stack(decoded))
+    [group] = decode_frames(media.source, group=len(media.frames))
+    return torch.from_numpy(group.pictures.copy())
 
 
 def qwen(oracle: Qwen2_5_VLForConditionalGeneration, folder: Path) -> Family:

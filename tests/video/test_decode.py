@@ -1,6 +1,9 @@
 """Decoded frames equal a full sequential decode, bit for bit, whatever is asked for."""
 
+from contextlib import closing
 from functools import cache
+from importlib.util import find_spec
+from socket import socketpair
 
 import av
 import numpy as np
@@ -9,20 +12,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spava_app.engine.video.decode import decode_frames
-from spava_app.engine.video.index import FrameIndex
 from spava_app.engine.video.probe import probe
+from spava_app.engine.video.pulse import Pulse
+from spava_app.engine.video.reader import VideoReader
 from spava_app.engine.video.sample import sample_times
+from spava_app.engine.video.wire import Wire
 from spava_app.errors import InvalidInput, VideoError
 
 NAMES = ["variable", "short_gops", "odd", "late", "old", "open_gop", "intra_refresh", "short"]
 
 
 def check(info, frames, truth, **options):
-    decoded = list(decode_frames(info, frames, **options))
-    assert [number for number, _ in decoded] == list(frames)
-    for number, rgb in decoded:
+    decoded = decode_frames(info.source(frames), **options)
+    for number, group in zip(frames, decoded, strict=True):
+        [rgb] = group.pictures
         assert rgb.dtype == np.uint8
-        assert rgb.flags.c_contiguous
+        assert not group.damaged
         np.testing.assert_array_equal(rgb, truth[number], err_msg=f"frame {number}")
 
 
@@ -36,8 +41,8 @@ def test_gop_of_250_frames_on_several_ranks(ranks, how, videos, sequential):
     parts = np.array_split(np.arange(len(sample)), ranks)
     gathered = []
     for part in parts:
-        frames = [sample.frames[i] for i in part]
-        gathered += [rgb for _, rgb in decode_frames(info, frames)]
+        source = info.source(sample.frames).pick(part.tolist())
+        gathered += [rgb.copy() for group in decode_frames(source) for rgb in group.pictures]
     assert len(gathered) == len(sample)
     for time, rgb in zip(sample.times, gathered, strict=True):
         np.testing.assert_array_equal(rgb, shown_at[round(time, 6)], err_msg=f"at {time} s")
@@ -95,18 +100,27 @@ def test_an_edit_list(videos, tmp_path, remux, sequential):
 def test_no_more_is_decoded_than_needed(frames, at_most, videos, sequential, monkeypatch):
     """Neighbours in one group are decoded in one go, and whole groups are skipped."""
     _, truth = sequential(videos.gop250)
-    info = probe(videos.gop250)
+    source = probe(videos.gop250).source(frames)
     decoded = []
-    find = FrameIndex.find
-    monkeypatch.setattr(
-        FrameIndex, "find", lambda index, pts: decoded.append(pts) or find(index, pts)
-    )
-    check(info, frames, truth)
-    assert len(decoded) <= at_most
+    pictures_of = VideoReader._decoded
+
+    def count(reader):
+        for picture in pictures_of(reader):
+            decoded.append(picture)
+            yield picture
+
+    monkeypatch.setattr(VideoReader, "_decoded", count)
+    ours, theirs = socketpair()
+    with closing(VideoReader(source, 2, Pulse(Wire(ours)))) as reader, theirs:
+        out = np.empty((64, 96, 3), np.uint8)
+        for place, frame in enumerate(frames):
+            assert reader.read(place, out)
+            np.testing.assert_array_equal(out, truth[frame])
+    assert 0 < len(decoded) <= at_most
 
 
 @pytest.mark.parametrize("part", [0, 0.6])
-def test_damage_in_the_middle_names_the_time(part, videos, tmp_path, sequential):
+def test_damage_is_bridged_by_the_frame_before_it(part, videos, tmp_path, sequential):
     """A frame that is missing, and one of which the decoder makes up the rest."""
     _, truth = sequential(videos.gop250)
     with av.open(str(videos.gop250)) as container:
@@ -119,24 +133,54 @@ def test_damage_in_the_middle_names_the_time(part, videos, tmp_path, sequential)
     path = tmp_path / "broken.mp4"
     path.write_bytes(broken)
     info = probe(path)
-    says = rf"frame at {damaged / 30:.2f} s cannot be decoded"
-    with pytest.raises(VideoError, match=says) as caught:
-        list(decode_frames(info, [3, damaged]))
-    assert caught.value.field == "video"
+    frames = [3, damaged - 1, damaged, 300]
+    pictures = []
+    for group in decode_frames(info.source(frames), group=4):
+        pictures += list(group.pictures.copy())
+        assert 2 in group.damaged
+        assert not {0, 3} & {*group.damaged}
+    # What stands in for it is a whole frame of shortly before.
+    assert any((truth[n] == pictures[2]).all() for n in range(damaged - 8, damaged))
     # The damage ends with its group of pictures, and what comes before it is whole.
     check(info, [0, 50, 250, 400], truth)
 
 
-def test_a_file_cut_short_after_probing(videos, tmp_path):
+def test_a_group_without_its_key_frame(videos, tmp_path, sequential):
+    """All of it is damaged: one of the last frames of the group before it stands in."""
+    _, truth = sequential(videos.gop250)
+    with av.open(str(videos.gop250)) as container:
+        keys = [p for p in container.demux(video=0) if p.size and p.is_keyframe]
+    broken = bytearray(videos.gop250.read_bytes())
+    broken[keys[1].pos : keys[1].pos + keys[1].size] = bytes(keys[1].size)
+    path = tmp_path / "broken.mp4"
+    path.write_bytes(broken)
+    info = probe(path)
+    [group] = decode_frames(info.source([240, 250, 400, 499, 500]), group=5)
+    assert group.damaged == (1, 2, 3)
+    for place, frame in ((0, 240), (4, 500)):
+        np.testing.assert_array_equal(group.pictures[place], truth[frame])
+    for place in group.damaged:
+        assert any((truth[frame] == group.pictures[place]).all() for frame in range(242, 250))
+
+
+def test_a_file_that_was_changed_after_probing(videos, tmp_path):
     path = tmp_path / "short.ts"
     path.write_bytes(videos.late.read_bytes())
-    info = probe(path)
+    source = probe(path).source([0, 80])
     path.write_bytes(path.read_bytes()[: 188 * 20])
-    with pytest.raises(VideoError, match=r"frame at 2.67 s cannot be decoded"):
-        list(decode_frames(info, [0, 80]))
+    with pytest.raises(VideoError, match="was changed"):
+        list(decode_frames(source))
+    path.unlink()
+    with pytest.raises(VideoError, match="no such file"):
+        list(decode_frames(source))
 
 
-@pytest.mark.parametrize(("frames", "threads"), [([-1], 1), ([90], 1), ([0, 400], 1), ([0], 0)])
-def test_wrong_arguments(frames, threads, videos):
-    with pytest.raises(InvalidInput, match="give"):
-        decode_frames(probe(videos.short_gops), frames, threads=threads)
+@pytest.mark.parametrize(
+    "wrong", [{"threads": 0}, {"group": 0}, {"decoder": "guess"}, {"decoder": "torchcodec"}]
+)
+def test_wrong_arguments(wrong, videos):
+    if find_spec(wrong.get("decoder", "guess")):
+        pytest.skip("it is installed here")
+    source = probe(videos.short_gops).source([0])
+    with pytest.raises(InvalidInput, match=next(iter(wrong))):
+        list(decode_frames(source, **wrong))

@@ -35,6 +35,7 @@ def media_of(videos):
             fit.grid,
             fit.unit_tokens,
             tuple(starts),
+            info.source(sample.frames),
         )
 
     return media
@@ -63,15 +64,15 @@ def test_only_its_own_frames_are_decoded(media_of, monkeypatch):
     asked = []
     real = stream_file.decode_frames
 
-    def spy(info, frames, **options):
-        asked.extend(frames)
-        return real(info, frames, **options)
+    def spy(source, **options):
+        asked.extend(source.rows)
+        return real(source, **options)
 
     monkeypatch.setattr(stream_file, "decode_frames", spy)
     media = media_of(17)
     steps = list(stream_units(media, range(7, 9), PROCESSOR, batch_units=1))
     assert [step for step, _ in steps] == [range(7, 8), range(8, 9)]
-    assert asked == list(media.frames[14:])
+    assert asked == list(media.source.rows[14:])
 
 
 def test_timings_add_up(media_of):

@@ -1,0 +1,88 @@
+"""The libraries that can decode, behind one interface. Only the decoder process runs this."""
+
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any, Protocol
+
+import numpy as np
+
+from spava_app.engine.video.frame_source import FrameSource
+from spava_app.engine.video.picture import read_picture
+from spava_app.engine.video.pulse import Pulse
+from spava_app.engine.video.reader import VideoReader
+from spava_app.engine.video.source import check_file, fail
+from spava_app.errors import InvalidInput
+
+
+class Reader(Protocol):
+    """Reads the frames of a source by their place in it."""
+
+    def read(self, frame: int, out: np.ndarray) -> bool:
+        """Write a frame into `out`; False where a neighbour had to stand in for it."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class PictureReader:
+    """A picture file per frame."""
+
+    def __init__(self, source: FrameSource, pulse: Pulse) -> None:
+        self._source, self._pulse = source, pulse
+
+    def read(self, frame: int, out: np.ndarray) -> bool:
+        self._pulse.beat()
+        path = self._source.paths[frame]
+        check_file(path, self._source.stamps[frame])
+        np.copyto(out, read_picture(path))
+        return True
+
+    def close(self) -> None:
+        pass
+
+
+class OtherReader:
+    """decord or torchcodec, by frame number: for comparison. They tell no damage."""
+
+    def __init__(self, name: str, source: FrameSource, threads: int, pulse: Pulse) -> None:
+        if find_spec(name) is None:
+            raise InvalidInput("decoder", name, f"is not installed: pip install {name}")
+        self._source, self._pulse, self._name = source, pulse, name
+        check_file(source.name, source.stamps[0])
+        try:
+            if name == "decord":
+                video = import_module("decord").VideoReader(source.name, num_threads=threads)
+                self._get = lambda number: video[number].asnumpy()
+            else:
+                decoders = import_module("torchcodec.decoders")
+                video = decoders.VideoDecoder(
+                    source.name, num_ffmpeg_threads=threads, dimension_order="NHWC"
+                )
+                self._get = lambda number: video.get_frame_at(number).data.numpy()
+        except Exception:  # noqa: BLE001 (their errors have no common type)
+            fail(source.name, f"{name} cannot open it; use the decoder pyav")
+
+    def read(self, frame: int, out: np.ndarray) -> bool:
+        self._pulse.beat()
+        try:
+            np.copyto(out, self._get(self._source.rows[frame]))
+        except Exception:  # noqa: BLE001
+            fail(self._source.name, f"{self._name} cannot decode it; use the decoder pyav")
+        return True
+
+    def close(self) -> None:
+        self._get: Any = None
+
+
+def open_reader(decoder: str, source: FrameSource, threads: int, pulse: Pulse) -> Reader:
+    """The reader of a source; `decoder` is of videos only.
+
+    Raises:
+        InvalidInput: no such decoder, or it is not installed.
+        VideoError: the file cannot be opened.
+    """
+    if source.kind == "pictures":
+        return PictureReader(source, pulse)
+    if decoder == "pyav":
+        return VideoReader(source, threads, pulse)
+    return OtherReader(decoder, source, threads, pulse)

@@ -1,0 +1,69 @@
+"""Where the chosen pictures of a medium lie: all that reading them takes, as plain JSON."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, Self
+
+# Bytes and time of last change, in nanoseconds, of a file when it was looked at.
+Stamp = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class FrameSource:
+    """The chosen frames of a video file, of picture files or of an array.
+
+    Attributes:
+        kind: what `paths` are.
+        paths: the video or array file; of pictures, one file per frame.
+        stamps: of each path; a file that was changed since is refused.
+        shape: (height, width) of all frames as displayed.
+        rows: of each frame, its time stamp in the video or its row in the array; the pictures'
+            numbers.
+        seeks: of each frame of a video, time stamps of key frames from which it can be decoded,
+            the nearest first; none where that is the start of the file.
+        rotation: degrees counter-clockwise, 0, 90, 180 or 270, that stored pictures are turned by.
+    """
+
+    kind: Literal["video", "pictures", "array"]
+    paths: tuple[str, ...]
+    stamps: tuple[Stamp, ...]
+    shape: tuple[int, int]
+    rows: tuple[int, ...]
+    seeks: tuple[tuple[int, ...], ...] = ()
+    rotation: int = 0
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def name(self) -> str:
+        """The path that errors tell."""
+        return self.paths[0]
+
+    def pick(self, places: Sequence[int]) -> Self:
+        """The frames at `places`."""
+
+        def picked(values: tuple[Any, ...]) -> tuple[Any, ...]:
+            return tuple(values[place] for place in places) if values else ()
+
+        one_file = self.kind != "pictures"
+        return replace(
+            self,
+            rows=picked(self.rows),
+            seeks=picked(self.seeks),
+            paths=self.paths if one_file else picked(self.paths),
+            stamps=self.stamps if one_file else picked(self.stamps),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> Self:
+        """From parsed JSON, whose lists were tuples."""
+        return cls(**{name: _tuples(value) for name, value in fields.items()})
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value

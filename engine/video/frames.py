@@ -1,0 +1,121 @@
+"""Videos that are no video files: a folder or a list of pictures, or an array.
+
+N = frames, H, W = height and width.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from spava_app.engine.video.frame_source import FrameSource
+from spava_app.engine.video.index import FrameIndex
+from spava_app.engine.video.probe import VideoInfo, picture_files
+from spava_app.errors import InvalidInput, VideoError
+
+_FASTEST = 1000.0
+
+
+@dataclass(frozen=True, eq=False)
+class Frames:
+    """The frames of one video, in the order they are shown.
+
+    Args:
+        pictures: paths of picture files, or uint8 RGB frames as an array or tensor `[N, H, W, 3]`
+            or `[N, 3, H, W]`; all of one size.
+        fps: how many make a second, so that times mean something; by default one each second.
+
+    Raises:
+        InvalidInput: something else, or none.
+    """
+
+    pictures: Sequence[str | Path] | np.ndarray | Tensor
+    fps: float = 1.0
+
+    def __post_init__(self) -> None:
+        number = isinstance(self.fps, int | float) and not isinstance(self.fps, bool)
+        if not number or not 0 < self.fps <= _FASTEST:
+            raise InvalidInput("fps", self.fps, f"give frames per second, up to {_FASTEST:.0f}")
+        if isinstance(self.pictures, np.ndarray | Tensor):
+            _check_array(self.pictures)
+        elif (
+            isinstance(self.pictures, str | Path)
+            or not self.pictures
+            or not all(isinstance(path, str | Path) for path in self.pictures)
+        ):
+            fix = "give the paths of pictures, or uint8 frames [N, height, width, 3]"
+            raise InvalidInput("pictures", self.pictures, fix)
+
+    def info(self) -> VideoInfo:
+        """Its times, for sampling; the size of picture files is not known before they are read."""
+        return _timed(len(self.pictures), self.fps)
+
+    def source(self, frames: Sequence[int], scratch: Path | None) -> FrameSource:
+        """What it takes to read these frames.
+
+        Args:
+            scratch: a folder where an array's frames are written, for the ranks to read; to be kept
+                for as long as they do. Picture files need none.
+
+        Raises:
+            VideoError: a picture cannot be read, or their sizes differ.
+        """
+        if isinstance(self.pictures, np.ndarray | Tensor):
+            assert scratch is not None
+            return _write(self.pictures, frames, scratch)
+        paths = [str(Path(self.pictures[frame]).absolute()) for frame in frames]
+        files = picture_files(paths)
+        for file in files:
+            if file.shape != files[0].shape:
+                height, width = files[0].shape
+                fix = f"all pictures of a video must be {width}x{height} pixels like the first"
+                raise VideoError("video", file.path, f"{fix}; resize it")
+        stamps = tuple(file.stamp for file in files)
+        rows = tuple(range(len(files)))
+        return FrameSource("pictures", tuple(paths), stamps, files[0].shape, rows)
+
+
+def natural_order(names: Sequence[str]) -> list[str]:
+    """Sorted as people number files: `frame2.png` before `frame10.png`."""
+
+    def key(name: str) -> list[tuple[int, int, str]]:
+        parts = re.split(r"([0-9]+)", name.casefold())
+        return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts]
+
+    return sorted(names, key=lambda name: (key(name), name))
+
+
+def _timed(count: int, fps: float) -> VideoInfo:
+    base = 1 / Fraction(fps).limit_denominator(10**6)
+    keys = np.ones(count, np.bool_)
+    index = FrameIndex.from_pts(np.arange(count), keys, base, base)
+    return VideoInfo("", 0, 0, index.duration, fps, "frames", 0, index)
+
+
+def _check_array(frames: np.ndarray | Tensor) -> None:
+    shape = tuple(frames.shape)
+    right = len(shape) == 4 and 3 in (shape[1], shape[3]) and 0 not in shape
+    if not right or str(frames.dtype).removeprefix("torch.") != "uint8":
+        value = (shape, str(frames.dtype))
+        raise InvalidInput("video", value, "give uint8 frames, [N, height, width, 3]")
+
+
+def _write(frames: np.ndarray | Tensor, chosen: Sequence[int], scratch: Path) -> FrameSource:
+    picked = frames[list(chosen)]
+    if isinstance(picked, Tensor):
+        picked = picked.detach().cpu().numpy()
+    if picked.shape[3] != 3:
+        picked = picked.transpose(0, 2, 3, 1)
+    path = scratch / f"{len(list(scratch.iterdir()))}.npy"
+    try:
+        np.save(path, np.ascontiguousarray(picked))
+    except OSError:
+        fix = f"has no room for {picked.nbytes / 2**20:.0f} MiB of frames; set TMPDIR to another"
+        raise InvalidInput("temporary folder", str(scratch), fix) from None
+    status, rows = path.stat(), tuple(range(len(picked)))
+    stamp = (status.st_size, status.st_mtime_ns)
+    return FrameSource("array", (str(path),), (stamp,), picked.shape[1:3], rows)

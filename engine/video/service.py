@@ -1,0 +1,76 @@
+"""What the decoder process does when asked: look at a path, or send frames through a ring.
+
+Requests, each with the answers that may come; `alive` may come before any of them:
+    {"look": path}: the facts of `look`
+    {"shapes": paths}: {"shapes", "stamps"} of pictures
+    {"read": source, "group", "threads", "decoder"}, and the ring's descriptor: for each group
+        {"slot", "count", "damaged"}, after the last {"done"}; {"free": slot} comes back
+An input that cannot be served is answered by {"error": ...}.
+"""
+
+import os
+from typing import Any
+
+from spava_app.engine.channel import encode_error
+from spava_app.engine.video.backends import open_reader
+from spava_app.engine.video.frame_source import FrameSource
+from spava_app.engine.video.look import look, picture_shapes
+from spava_app.engine.video.pulse import Pulse
+from spava_app.engine.video.ring import map_ring, num_slots
+from spava_app.engine.video.wire import Message, Wire
+from spava_app.errors import InvalidInput, VideoError
+
+
+def serve(wire: Wire) -> None:
+    """Answer until the other side is gone."""
+    pulse = Pulse(wire)
+    while True:
+        pulse.rest()
+        request, _ = wire.receive()
+        pulse.beat()
+        try:
+            answer, payload = _answer(request, wire, pulse)
+        except InvalidInput as error:
+            answer, payload = encode_error(error), b""
+        except MemoryError:
+            fix = "decoding it takes too much memory; scale or convert it: ffmpeg -i video out.mp4"
+            answer, payload = encode_error(VideoError("video", "this file", fix)), b""
+        wire.send(answer, payload)
+
+
+def _answer(request: Message, wire: Wire, pulse: Pulse) -> tuple[Message, bytes]:
+    if "look" in request:
+        return look(request["look"], pulse)
+    if "shapes" in request:
+        return picture_shapes(request["shapes"], pulse), b""
+    _read(request, wire, pulse)
+    return {"done": True}, b""
+
+
+def _read(request: dict[str, Any], wire: Wire, pulse: Pulse) -> None:
+    source = FrameSource.from_dict(request["read"])
+    group: int = request["group"]
+    groups = [range(first, len(source))[:group] for first in range(0, len(source), group)]
+    height, width = source.shape
+    slots = num_slots(group * height * width * 3, len(groups))
+    file = wire.take_file()
+    try:
+        ring = map_ring(file, slots, group, source.shape)
+    finally:
+        os.close(file)
+    free = list(range(slots))
+    reader = open_reader(request["decoder"], source, request["threads"], pulse)
+    try:
+        for frames in groups:
+            while not free:
+                pulse.rest()
+                free.append(wire.receive()[0]["free"])
+                pulse.beat()
+            slot = free.pop(0)
+            whole = [reader.read(frame, ring[slot, place]) for place, frame in enumerate(frames)]
+            damaged = [frame for frame, good in zip(frames, whole, strict=True) if not good]
+            wire.send({"slot": slot, "count": len(frames), "damaged": damaged})
+    finally:
+        reader.close()
+    for _ in range(slots - len(free)):
+        wire.receive()
