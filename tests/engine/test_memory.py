@@ -24,9 +24,8 @@ from spava_app.engine.video.pixel_config import PixelConfig
 Ranks = Callable[[int], RankPool]
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 4])
+@pytest.mark.parametrize(("world_size", "chunk_rows"), [(1, 128), (2, 128), (4, 128), (2, None)])
 @pytest.mark.parametrize("method", methods())
-@pytest.mark.parametrize("chunk_rows", [128, None])
 def test_within_a_tenth_of_what_is_counted(
     ranks: Ranks, method: str, world_size: int, chunk_rows: int | None
 ) -> None:
