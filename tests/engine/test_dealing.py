@@ -1,6 +1,7 @@
 """Units go where their tokens are needed, evenly."""
 
 import torch
+from bare_media import bare_media
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -9,9 +10,6 @@ from spava_app.engine.exchange import indices
 from spava_app.engine.layout import Layout, PromptShape
 from spava_app.engine.media import Media
 from spava_app.engine.parallel.base import make_method, methods
-from spava_app.engine.video.frame_source import FrameSource
-
-NO_SOURCE = FrameSource("video", ("",), ((0, 0),), (0, 0), ())
 
 
 def media_of(sizes: list[tuple[int, int]], gap: int) -> tuple[tuple[Media, ...], int]:
@@ -21,12 +19,7 @@ def media_of(sizes: list[tuple[int, int]], gap: int) -> tuple[tuple[Media, ...],
     media, place = [], 0
     for units, unit_tokens in sizes:
         starts = [place + gap + unit * (unit_tokens + gap) for unit in range(units)]
-        media.append(
-            Media(
-                *("", False, (), (), (0, 0), (units, 1, unit_tokens), unit_tokens),
-                *(tuple(starts), NO_SOURCE),
-            )
-        )
+        media.append(bare_media((units, 1, unit_tokens), unit_tokens, starts))
         place += units * (unit_tokens + gap)
     return tuple(media), place + 5
 

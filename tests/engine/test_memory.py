@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from bare_media import bare_media
 from dist import RankPool
 from live_bytes import LiveBytes
 from memory_tasks import CONFIG, predicted_and_counted
@@ -83,7 +84,7 @@ def test_frames_take_no_more_than_predicted() -> None:
     }
     model = Qwen25VL({**CONFIG, "vision_config": vision}).requires_grad_(requires_grad=False)
     grid = (16, 8, 12)
-    media = Media("", False, (), (), (112, 168), grid, 24, tuple(range(0, 16 * 24, 24)))
+    media = bare_media(grid, 24, range(0, 16 * 24, 24))
     method = make_method("full")
     layout = method.layout(PromptShape(400, 4), 1)
 

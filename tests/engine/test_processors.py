@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from bare_media import bare_media
 
-from spava_app.engine.media import Media
 from spava_app.engine.processors import InternVLProcessor, QwenProcessor, make_processor
-from spava_app.engine.video.frame_source import FrameSource
 from spava_app.engine.video.pixel_config import PixelConfig
 from spava_app.engine.video.preprocess import patchify_frames
 from spava_app.errors import CheckpointError
@@ -18,8 +17,7 @@ SMALL = PixelConfig(min_pixels=784, max_pixels=784 * 2, mean=(0.1, 0.2, 0.3))
 LARGE = PixelConfig(min_pixels=784, max_pixels=784 * 40)
 QWEN = {"architectures": ["Qwen2_5_VLForConditionalGeneration"]}
 IDS = {"video_token_id": 5, "image_token_id": 6}
-SOURCE = FrameSource("pictures", ("",), ((0, 0),), (56, 84), (0,))
-MEDIA = Media("", True, (0,), (0.0,), (56, 84), (1, 4, 6), 6, (0,), SOURCE)
+MEDIA = bare_media((1, 4, 6), 6, (0,), size=(56, 84))
 
 
 def test_a_picture_has_its_own_settings() -> None:
