@@ -175,7 +175,8 @@ def test_straight_to_a_gpu(large: Path) -> None:
         ours = load_model(large, device="cuda", dtype=dtype)
         peak = torch.cuda.max_memory_allocated() - before
         size = sum(parameter.nbytes for parameter in ours.parameters())
-        assert size <= peak < size + 2816 * 1024 * 2 + 2e6  # the largest tensor of the files
+        largest = 4096 * 1024 * 2  # the embedding, as it lies in the file
+        assert size <= peak < size + largest + size // 50  # the allocator rounds up
         assert all(
             torch.equal(a.cpu(), b)
             for a, b in zip(ours.parameters(), expected.parameters(), strict=True)
