@@ -134,6 +134,8 @@ class VideoQA:
         history: Sequence[tuple[str, str]] = (),
         num_frames: int | None = None,
         fps: float | None = None,
+        frame_rule: str | None = None,
+        max_visual_tokens: int | None = None,
         max_new_tokens: int = 64,
         sampling: Sampling | None = None,
         stop_strings: Sequence[str] = (),
@@ -147,7 +149,12 @@ class VideoQA:
             question: any text.
             history: earlier questions about them and their answers, oldest first.
             num_frames: look at this many frames of each video, evenly spaced in time.
-            fps: or look at this many per second (default 2, at most 768 frames).
+            fps: or look at this many per second. By default 2 and at most 768 frames, fewer where
+                the model takes no more.
+            frame_rule: choose frames as a benchmark or another program does, to be comparable:
+                longvideobench, spava-short, vnbench, internvl or qwen-vl-utils.
+            max_visual_tokens: make frames smaller, and take fewer unless their number was given,
+                until they fit into this many tokens (default: as many as the model takes).
             max_new_tokens: longest answer.
             sampling: temperature, top-p, top-k, repetition penalty and seed; by default the best
                 token each time. The same seed gives the same answer.
@@ -161,6 +168,7 @@ class VideoQA:
             EngineDown: a worker died; the next question starts new ones.
         """
         check_count("max_new_tokens", max_new_tokens, least=1)
+        check_count("max_visual_tokens", max_visual_tokens, least=1)
         began = time.perf_counter()
 
         def tell(stage: str) -> None:
@@ -177,7 +185,17 @@ class VideoQA:
 
         sampling = sampling or Sampling()
         request, plan = self._prepare(
-            Asked(video, question, history, num_frames, fps, max_new_tokens, sampling)
+            Asked(
+                video,
+                question,
+                history,
+                num_frames,
+                fps,
+                max_new_tokens,
+                sampling,
+                frame_rule,
+                max_visual_tokens,
+            )
         )
         probed = time.perf_counter() - began
         tell("start")

@@ -81,6 +81,13 @@ def ask(
         int | None,
         typer.Option(help="Frames to look at, instead of --fps.", show_default="chosen"),
     ] = None,
+    max_visual_tokens: Annotated[
+        int | None,
+        typer.Option(
+            help="Shrink frames, then take fewer, to fit into so many tokens.",
+            show_default="what the model takes",
+        ),
+    ] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 64,
     passing_fraction: Annotated[
         float | None,
@@ -142,6 +149,7 @@ def ask(
                     question,
                     num_frames=frames,
                     fps=fps,
+                    max_visual_tokens=max_visual_tokens,
                     max_new_tokens=max_new_tokens,
                     on_event=stages.begin,
                 )

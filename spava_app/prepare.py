@@ -1,10 +1,13 @@
 """From what a user asks to a request and its plan: all is decided before a worker sees it."""
 
+import math
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+from spava_app.engine.budget import least_tokens
 from spava_app.engine.media import Media
 from spava_app.engine.parallel.base import Method
 from spava_app.engine.plan import Plan, PlannedMedia
@@ -12,13 +15,15 @@ from spava_app.engine.processors import Fit, Processor
 from spava_app.engine.request import Request
 from spava_app.engine.sampler import Sampling
 from spava_app.engine.video.picture import picture_size
-from spava_app.engine.video.probe import probe
-from spava_app.engine.video.sample import FrameSample, sample_times
+from spava_app.engine.video.probe import VideoInfo, probe
+from spava_app.engine.video.sample import FrameSample, sample_rule, sample_times
 from spava_app.errors import InvalidInput
-from spava_app.prompt import Prompt, PromptBuilder
+from spava_app.fitting import Fitted, fit_prompt, wish_of
+from spava_app.prompt import PromptBuilder
 
 DEFAULT_FPS = 2.0
 MAX_FRAMES = 768  # as qwen-vl-utils; a longer video is sampled evenly
+_RATE_STEPS = 1000  # per frame per second, when the largest rate that fits is named
 
 # A file, or several.
 Files = str | Path | Sequence[str | Path]
@@ -35,6 +40,13 @@ class Asked:
     fps: float | None
     max_new_tokens: int
     sampling: Sampling
+    frame_rule: str | None = None
+    max_visual_tokens: int | None = None
+
+    @property
+    def all_frames(self) -> bool:
+        """Whether fewer frames would not be what was asked for."""
+        return any(how is not None for how in (self.num_frames, self.fps, self.frame_rule))
 
 
 @dataclass(frozen=True)
@@ -46,10 +58,24 @@ class Seen:
     width: int
     duration: float
     sample: FrameSample
+    info: VideoInfo | None = None
 
     @property
     def picture(self) -> bool:
-        return self.duration == 0
+        return self.info is None
+
+    def with_frames(self, num_frames: int) -> Self:
+        """The same file with at most so many frames, evenly spaced."""
+        if self.info is None:
+            return self
+        return replace(self, sample=sample_times(self.info, num_frames=num_frames))
+
+    def as_asked(self, asked: Asked) -> Self:
+        """The same file with the frames that are asked for."""
+        if self.info is None:
+            return self
+        sample = _choose(self.info, asked.num_frames, asked.fps, asked.frame_rule)
+        return replace(self, sample=sample)
 
 
 @dataclass(frozen=True)
@@ -77,14 +103,15 @@ class Preparer:
             VideoError: a file that cannot be read.
         """
         self.prompts.check(asked.question, asked.history)  # told before a file is read
-        seen = [look(path, asked.num_frames, asked.fps) for path in _files(asked.video)]
-        fits = [
-            self.processor.fit(len(file.sample), file.height, file.width, picture=file.picture)
-            for file in seen
+        seen = [
+            look(path, asked.num_frames, asked.fps, asked.frame_rule)
+            for path in _files(asked.video)
         ]
-        prompt = self.prompts.build(asked.question, fits, asked.history)
-        self._check_length(prompt, seen, asked)
-        media = tuple(map(as_media, seen, fits, prompt.starts))
+        fitted = self._fit(asked, seen)
+        if fitted is None:
+            raise self._too_much(asked, seen)
+        prompt = fitted.prompt
+        media = tuple(map(as_media, fitted.files, fitted.fits, prompt.starts))
         request = Request(
             token_ids=prompt.token_ids,
             query_len=prompt.query_len,
@@ -97,19 +124,50 @@ class Preparer:
             media=media,
             sampling=asked.sampling,
         )
-        return request, self._plan(request, seen)
+        return request, self._plan(request, fitted)
 
-    def _check_length(self, prompt: Prompt, seen: Sequence[Seen], asked: Asked) -> None:
-        total = len(prompt.token_ids) + asked.max_new_tokens
-        if total > self.max_tokens:
-            frames = sum(len(file.sample) for file in seen)
-            fix = (
-                f"with {frames} frames and the answer this is {total} tokens, the model "
-                f"takes {self.max_tokens}: look at fewer frames or ask a shorter question"
-            )
-            raise InvalidInput("question", _shortened(asked.question), fix)
+    def _fit(self, asked: Asked, seen: Sequence[Seen]) -> Fitted[Seen] | None:
+        return fit_prompt(
+            self.processor,
+            lambda fits: self.prompts.build(asked.question, fits, asked.history),
+            seen,
+            room=self.max_tokens - asked.max_new_tokens,
+            max_visual_tokens=asked.max_visual_tokens,
+            all_frames=asked.all_frames,
+        )
 
-    def _plan(self, request: Request, seen: Sequence[Seen]) -> Plan:
+    def _too_much(self, asked: Asked, seen: Sequence[Seen]) -> InvalidInput:
+        """Why it does not fit: the frames that were asked for, else the question."""
+        if asked.all_frames and (most := self._largest(asked, seen)):
+            name, value = ("num_frames", asked.num_frames)
+            if asked.fps is not None:
+                name, value, most = "fps", asked.fps, most / _RATE_STEPS
+            return InvalidInput(name, value, f"the most that fits is {most}: look at fewer frames")
+        wishes = [wish_of(file, all_frames=asked.all_frames) for file in seen]
+        least, given = least_tokens(self.processor, wishes), asked.max_visual_tokens
+        if given is not None and given < least:
+            return InvalidInput("max_visual_tokens", given, f"give at least {least} for these")
+        text = len(self.prompts.build(asked.question, (), asked.history).token_ids)
+        fix = (
+            f"with the answer this is {text + asked.max_new_tokens} tokens, what it is about needs "
+            f"at least {least}, and the model takes {self.max_tokens}: ask a shorter question"
+        )
+        return InvalidInput("question", _shortened(asked.question), fix)
+
+    def _largest(self, asked: Asked, seen: Sequence[Seen]) -> int:
+        """The largest `num_frames`, or `fps` in steps, that fits; 0 if none."""
+
+        def too_many(count: int) -> bool:
+            how = {"num_frames": count} if asked.fps is None else {"fps": count / _RATE_STEPS}
+            fewer = replace(asked, **how)
+            return self._fit(fewer, [file.as_asked(fewer) for file in seen]) is None
+
+        most = max(len(file.sample) for file in seen)
+        if asked.fps is not None:
+            most = math.ceil(min(asked.fps, 1e6) * _RATE_STEPS)
+        return bisect_right(range(1, most), False, key=too_many)
+
+    def _plan(self, request: Request, fitted: Fitted[Seen]) -> Plan:
         layout = self.method.layout(request.shape, self.ranks)
         media = [
             PlannedMedia(
@@ -119,8 +177,11 @@ class Preparer:
                 interval=file.sample.interval,
                 size=medium.size,
                 num_tokens=medium.num_tokens,
+                lowered=lowered,
             )
-            for file, medium in zip(seen, request.media, strict=True)
+            for file, medium, lowered in zip(
+                fitted.files, request.media, fitted.lowered, strict=True
+            )
         ]
         return Plan(
             media=tuple(media),
@@ -138,22 +199,33 @@ class Preparer:
         )
 
 
-def look(path: str | Path, num_frames: int | None, fps: float | None) -> Seen:
+def look(
+    path: str | Path, num_frames: int | None, fps: float | None, frame_rule: str | None = None
+) -> Seen:
     """Look at a file and choose its frames.
 
     Raises:
-        InvalidInput: wrong numbers of frames.
+        InvalidInput: wrong numbers of frames, or an unknown rule.
         VideoError: it cannot be read.
     """
     absolute = Path(path).absolute()
     if size := picture_size(absolute):
         return Seen(str(absolute), *size, 0.0, FrameSample((0,), (0.0,), 0.0))
     info = probe(absolute)
+    sample = _choose(info, num_frames, fps, frame_rule)
+    return Seen(info.path, info.height, info.width, info.duration, sample, info)
+
+
+def _choose(
+    info: VideoInfo, num_frames: int | None, fps: float | None, frame_rule: str | None
+) -> FrameSample:
+    if frame_rule is not None:
+        if fps is not None:
+            raise InvalidInput("fps", fps, "a frame_rule takes num_frames instead")
+        return sample_rule(info, frame_rule, num_frames)
     if num_frames is None and fps is None:
-        sample = sample_times(info, fps=DEFAULT_FPS, max_frames=MAX_FRAMES)
-    else:
-        sample = sample_times(info, num_frames=num_frames, fps=fps)
-    return Seen(info.path, info.height, info.width, info.duration, sample)
+        return sample_times(info, fps=DEFAULT_FPS, max_frames=MAX_FRAMES)
+    return sample_times(info, num_frames=num_frames, fps=fps)
 
 
 def _files(video: Files) -> Sequence[str | Path]:
