@@ -5,6 +5,8 @@ library itself.
 import importlib
 import math
 import sys
+from dataclasses import astuple
+from fractions import Fraction
 from types import ModuleType
 
 import numpy as np
@@ -13,6 +15,8 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from spava_app.engine.media import Media
+from spava_app.engine.models.positions import TextSpan, multimodal_positions
 from spava_app.engine.video.frame_rules import RULES, smart_nframes
 from spava_app.engine.video.preprocess import PixelConfig, smart_resize
 from spava_app.engine.video.probe import probe
@@ -200,6 +204,32 @@ def test_a_rule_on_a_file_keeps_true_times(videos) -> None:
     assert sample.frames == tuple(frames)
     assert sample.times == tuple(info.index.times[frames].tolist())
     assert sample.times != sample_times(info, num_frames=8).times
+
+
+def exact_positions(pts: list[int], base: Fraction, rows: int, cols: int) -> list[list[int]]:
+    """The paper's rule in whole numbers, for text of 5, a video in pairs of frames, and text of 2:
+    a pair's time is its first frame's, since that of the first; 2 positions a second.
+    """
+    expected = [[i] * 3 for i in range(5)]
+    for first in pts[::2]:
+        tick = math.floor((first - pts[0]) * base * 2)
+        expected += [[5 + tick, 5 + row, 5 + col] for row in range(rows) for col in range(cols)]
+    after = max(map(max, expected)) + 1
+    return [*expected, [after] * 3, [after + 1] * 3]
+
+
+@pytest.mark.parametrize("name", ["variable", "gop250", "short", "old"])
+@pytest.mark.parametrize("rule", [*RULES, {"num_frames": 9}, {"fps": 3.0}, {"fps": 1.0}], ids=str)
+def test_positions_are_those_of_the_paper(name: str, rule: str | dict[str, float], videos) -> None:
+    info = probe(getattr(videos, name))
+    named = isinstance(rule, str)
+    sample = sample_rule(info, rule, 12) if named else sample_times(info, **rule)
+    units = -(-len(sample) // 2)
+    media = Media(info.path, False, *astuple(sample)[:2], (56, 84), (units, 4, 6), 6, ())
+    spans = [TextSpan(5), media.span(frames_per_unit=2, merge_size=2), TextSpan(2)]
+    pts = info.index.pts[list(sample.frames)].tolist()
+    expected = exact_positions(pts, info.index.time_base, 2, 3)
+    assert multimodal_positions(spans, 2).T.tolist() == expected
 
 
 @pytest.mark.parametrize(
