@@ -26,6 +26,8 @@ class Media:
         grid: (units, rows, columns): of patches, or of tiles, in each unit.
         unit_tokens: tokens of a unit.
         starts: index in the prompt of the first token of each unit, ascending.
+        content: a hash of what the file holds; empty if its embeddings are not kept.
+        stamp: of the file when it was hashed; empty for what is no file.
     """
 
     path: str
@@ -36,6 +38,8 @@ class Media:
     grid: tuple[int, int, int]
     unit_tokens: int
     starts: tuple[int, ...]
+    content: str = ""
+    stamp: tuple[int, ...] = ()
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> "Media":

@@ -81,7 +81,7 @@ def load_model(
 
 
 def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
-    for file in _weight_files(folder):
+    for file in weight_files(folder):
         try:
             with safe_open(file, framework="pt") as tensors:
                 for name in tensors.keys():  # noqa: SIM118 (not a mapping)
@@ -90,7 +90,7 @@ def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
             raise CheckpointError("model", str(file), "is truncated or not safetensors") from error
 
 
-def _weight_files(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a model folder, all that its index names."""
     files = sorted(folder.glob("*.safetensors"))
     index = folder / "model.safetensors.index.json"

@@ -1,0 +1,183 @@
+"""Visual embeddings are kept, in memory and on disk, so that the next question about the same
+frames skips decoding and the vision tower.
+
+The key is what the embeddings follow from: the bytes of the file, the frames, their size, the
+processor, the model, the precision and the kind of device. Units are kept one by one, since ranks
+are dealt others when there are more or fewer of them. Without a cache, or when the disk fails,
+everything is as if nothing had been kept.
+"""
+
+import warnings
+from collections.abc import Container, Iterator
+from dataclasses import dataclass
+from hashlib import blake2b
+from itertools import groupby
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spava_app.engine.content import model_identity, stamp_of
+from spava_app.engine.embedding_memory import EmbeddingMemory
+from spava_app.engine.embedding_store import EmbeddingStore
+from spava_app.engine.media import Media
+from spava_app.engine.processors import Processor
+
+# Changed with whatever makes other embeddings of the same frames: decoding, resizing, the towers.
+_VERSION = 1
+# Units read at a time, so that what is read is not held twice.
+_STEP = 64
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What all embeddings of a worker have in common.
+
+    Attributes:
+        identity: of the model and its processor.
+        hidden: size of an embedding.
+        dtype, device: its precision, and the type of device it is made on.
+    """
+
+    identity: str
+    hidden: int
+    dtype: torch.dtype
+    device: str
+
+    @classmethod
+    def of(cls, folder: Path, processor: Processor, hidden: int, like: Tensor) -> "Kind":
+        """Of the model in `folder` whose weights are like this one.
+
+        Raises:
+            CheckpointError: the folder holds no weights.
+        """
+        identity = f"{model_identity(folder)} {processor!r}"
+        return cls(identity, hidden, like.dtype, like.device.type)
+
+
+class EmbeddingCache:
+    """The cache of one worker.
+
+    Args:
+        kind: None keeps nothing.
+        folder: of the disk level; None for none.
+        disk_bytes, memory_bytes: bounds; that of the disk is for all processes together.
+    """
+
+    def __init__(
+        self,
+        kind: Kind | None = None,
+        *,
+        folder: Path | None = None,
+        disk_bytes: int = 0,
+        memory_bytes: int = 0,
+    ) -> None:
+        self.kind, self.memory = kind, EmbeddingMemory(memory_bytes)
+        self.store = EmbeddingStore(folder, disk_bytes) if folder else None
+        self._folder, self._told = folder, False
+
+    def entry(self, media: Media) -> "Entry":
+        """What is kept of a medium; use it in a `with` block."""
+        return Entry(self, media)
+
+    def tell(self, error: OSError) -> None:
+        """Warn, once, that the disk level does not work."""
+        if not self._told:
+            self._told = True
+            why = error.strerror or type(error).__name__
+            message = f"visual embeddings are not kept: {why} in {self._folder}; answers go on"
+            warnings.warn(message, RuntimeWarning, stacklevel=2)
+
+
+class Entry:
+    """The kept units of one medium."""
+
+    def __init__(self, cache: EmbeddingCache, media: Media) -> None:
+        self._cache, self._media, self._kind = cache, media, cache.kind
+        self._key, self._stored = "", None
+        if self._kind is None or not media.content:
+            return
+        self._key = _key(media, self._kind)
+        if cache.store is not None:
+            size = media.unit_tokens * self._kind.hidden * self._kind.dtype.itemsize
+            self._stored = cache.store.open(self._key, media.num_units, size)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._stored is not None:
+            self._stored.close()
+
+    def read(self, units: range) -> Iterator[tuple[range, Tensor | None]]:
+        """`units` as runs, in order: each with its embeddings `[n * unit_tokens, hidden]` on the
+        CPU, or None where they have to be made.
+        """
+        missing = range(0)
+        for first in range(units.start, units.stop, _STEP):
+            step = range(first, min(first + _STEP, units.stop))
+            rows = self._rows(step)
+            for run, there in _runs(step, rows):
+                if not there:
+                    missing = range(missing.start if missing else run.start, run.stop)
+                    continue
+                if missing:
+                    yield missing, None
+                    missing = range(0)
+                yield run, self._tensor([rows[unit] for unit in run])
+        if missing:
+            yield missing, None
+
+    def write(self, units: range, embeddings: Tensor) -> None:
+        """Keep the embeddings of `units`, `[n * unit_tokens, hidden]` on any device."""
+        media = self._media
+        # Of a file that is no longer the one that was hashed, nobody knows what they show.
+        changed = media.stamp and stamp_of(media.path) != media.stamp
+        if not self._key or changed or not torch.isfinite(embeddings).all():
+            return
+        flat = embeddings.detach().reshape(len(units), -1).cpu().contiguous()
+        rows = flat.view(torch.uint8).numpy()
+        self._cache.memory.put(self._key, dict(zip(units, rows, strict=True)))
+        if self._stored is not None:
+            try:
+                self._stored.write(units, rows)
+            except OSError as error:
+                self._cache.tell(error)
+
+    def _rows(self, units: range) -> dict[int, np.ndarray]:
+        """The bytes of those that are kept."""
+        rows = self._cache.memory.get(self._key, units)
+        found: dict[int, np.ndarray] = {}
+        for run, there in _runs(units, rows):
+            if there or self._stored is None:
+                continue
+            try:
+                read, kept = self._stored.read(run)
+            except OSError as error:
+                self._cache.tell(error)
+                continue
+            found |= {unit: row for unit, row, own in zip(run, read, kept, strict=True) if own}
+        self._cache.memory.put(self._key, found)
+        return rows | found
+
+    def _tensor(self, rows: list[np.ndarray]) -> Tensor:
+        assert self._kind is not None
+        return torch.from_numpy(np.stack(rows)).view(self._kind.dtype).view(-1, self._kind.hidden)
+
+
+def _key(media: Media, kind: Kind) -> str:
+    """A hash of everything that the embeddings follow from."""
+    parts = (
+        _VERSION,
+        *(media.content, media.picture, media.frames, media.size, media.grid, media.unit_tokens),
+        *(kind.identity, kind.hidden, kind.dtype, kind.device),
+    )
+    return blake2b(repr(parts).encode(), digest_size=20).hexdigest()
+
+
+def _runs(units: range, among: Container[int]) -> list[tuple[range, bool]]:
+    """`units` cut where being among the others begins and ends."""
+    groups = [(there, list(group)) for there, group in groupby(units, among.__contains__)]
+    return [(range(group[0], group[-1] + 1), there) for there, group in groups]
