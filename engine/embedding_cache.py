@@ -8,10 +8,9 @@ everything is as if nothing had been kept.
 """
 
 import warnings
-from collections.abc import Container, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
-from itertools import groupby
 from pathlib import Path
 from typing import Self
 
@@ -96,13 +95,13 @@ class Entry:
 
     def __init__(self, cache: EmbeddingCache, media: Media) -> None:
         self._cache, self._media, self._kind = cache, media, cache.kind
-        self._key, self._stored = "", None
+        self._key, self._stored, self._unit_bytes = "", None, 0
         if self._kind is None or not media.content:
             return
         self._key = _key(media, self._kind)
+        self._unit_bytes = media.unit_tokens * self._kind.hidden * self._kind.dtype.itemsize
         if cache.store is not None:
-            size = media.unit_tokens * self._kind.hidden * self._kind.dtype.itemsize
-            self._stored = cache.store.open(self._key, media.num_units, size)
+            self._stored = cache.store.open(self._key, media.num_units, self._unit_bytes)
 
     def __enter__(self) -> Self:
         return self
@@ -118,15 +117,14 @@ class Entry:
         missing = range(0)
         for first in range(units.start, units.stop, _STEP):
             step = range(first, min(first + _STEP, units.stop))
-            rows = self._rows(step)
-            for run, there in _runs(step, rows):
-                if not there:
+            for run, rows in self._step(step):
+                if rows is None:
                     missing = range(missing.start if missing else run.start, run.stop)
                     continue
                 if missing:
                     yield missing, None
                     missing = range(0)
-                yield run, self._tensor([rows[unit] for unit in run])
+                yield run, rows
         if missing:
             yield missing, None
 
@@ -135,36 +133,52 @@ class Entry:
         media = self._media
         # Of a file that is no longer the one that was hashed, nobody knows what they show.
         changed = media.stamp and stamp_of(media.path) != media.stamp
-        if not self._key or changed or not torch.isfinite(embeddings).all():
+        # A sum is finite when all that it is made of is.
+        broken = not torch.isfinite(embeddings.sum(dtype=torch.float32))
+        if not self._key or changed or broken:
             return
         flat = embeddings.detach().reshape(len(units), -1).cpu().contiguous()
         rows = flat.view(torch.uint8).numpy()
-        self._cache.memory.put(self._key, dict(zip(units, rows, strict=True)))
+        self._cache.memory.put(self._key, units, rows)
         if self._stored is not None:
             try:
                 self._stored.write(units, rows)
             except OSError as error:
                 self._cache.tell(error)
 
-    def _rows(self, units: range) -> dict[int, np.ndarray]:
-        """The bytes of those that are kept."""
-        rows = self._cache.memory.get(self._key, units)
-        found: dict[int, np.ndarray] = {}
-        for run, there in _runs(units, rows):
-            if there or self._stored is None:
+    def _step(self, units: range) -> list[tuple[range, Tensor | None]]:
+        """`units` as runs that are kept and that are not."""
+        kind = self._kind
+        if kind is None or not self._key:
+            return [(units, None)]
+        rows = np.empty((len(units), self._unit_bytes), np.uint8)
+        kept = np.zeros(len(units), bool)
+        for i, unit in enumerate(units):
+            row = self._cache.memory.get(self._key, unit)
+            if row is not None:
+                rows[i], kept[i] = row, True
+        self._read_missing(units, rows, kept)
+        tensor = torch.from_numpy(rows).view(kind.dtype).view(len(units), -1, kind.hidden)
+        return [
+            (units[part], tensor[part].flatten(0, 1) if there else None)
+            for part, there in _runs(kept)
+        ]
+
+    def _read_missing(self, units: range, rows: np.ndarray, kept: np.ndarray) -> None:
+        """Fill in from the disk what the memory has not."""
+        if self._stored is None:
+            return
+        for part, there in _runs(kept):
+            if there:
                 continue
             try:
-                read, kept = self._stored.read(run)
+                found = self._stored.read(units[part], rows[part])
             except OSError as error:
                 self._cache.tell(error)
                 continue
-            found |= {unit: row for unit, row, own in zip(run, read, kept, strict=True) if own}
-        self._cache.memory.put(self._key, found)
-        return rows | found
-
-    def _tensor(self, rows: list[np.ndarray]) -> Tensor:
-        assert self._kind is not None
-        return torch.from_numpy(np.stack(rows)).view(self._kind.dtype).view(-1, self._kind.hidden)
+            kept[part] = found
+            read = [unit for unit, own in zip(units[part], found, strict=True) if own]
+            self._cache.memory.put(self._key, read, rows[part][found])
 
 
 def _key(media: Media, kind: Kind) -> str:
@@ -177,7 +191,10 @@ def _key(media: Media, kind: Kind) -> str:
     return blake2b(repr(parts).encode(), digest_size=20).hexdigest()
 
 
-def _runs(units: range, among: Container[int]) -> list[tuple[range, bool]]:
-    """`units` cut where being among the others begins and ends."""
-    groups = [(there, list(group)) for there, group in groupby(units, among.__contains__)]
-    return [(range(group[0], group[-1] + 1), there) for there, group in groups]
+def _runs(kept: np.ndarray) -> list[tuple[slice, bool]]:
+    """Where the same value stands in a row, in order."""
+    ends = [*(np.flatnonzero(np.diff(kept)) + 1).tolist(), len(kept)]
+    return [
+        (slice(start, stop), bool(kept[start]))
+        for start, stop in zip([0, *ends[:-1]], ends, strict=True)
+    ]

@@ -1,7 +1,7 @@
 """Visual embeddings in the memory of one process, bounded in bytes."""
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -13,16 +13,16 @@ class EmbeddingMemory:
         self._limit, self.held = limit, 0
         self._units: OrderedDict[tuple[str, int], np.ndarray] = OrderedDict()
 
-    def get(self, key: str, units: range) -> dict[int, np.ndarray]:
-        """Those of the units that are here."""
-        found = {unit: self._units[key, unit] for unit in units if (key, unit) in self._units}
-        for unit in found:
+    def get(self, key: str, unit: int) -> np.ndarray | None:
+        """The bytes of a unit, if they are here."""
+        row = self._units.get((key, unit))
+        if row is not None:
             self._units.move_to_end((key, unit))
-        return found
+        return row
 
-    def put(self, key: str, rows: Mapping[int, np.ndarray]) -> None:
-        """Keep copies: a view would hold on to all that it was cut from."""
-        for unit, row in rows.items():
+    def put(self, key: str, units: Iterable[int], rows: np.ndarray) -> None:
+        """Keep copies of the rows of `[n, bytes]`: a view would hold on to what it is cut from."""
+        for unit, row in zip(units, rows, strict=True):
             if row.nbytes > self._limit:
                 continue
             if (old := self._units.pop((key, unit), None)) is not None:

@@ -120,25 +120,26 @@ class StoredUnits:
                 os.close(file)
         self._reading = self._writing = None
 
-    def read(self, units: range) -> tuple[np.ndarray, np.ndarray]:
-        """The units' bytes `[n, unit_bytes]` uint8, and which of them are there, `[n]` bool."""
-        records = np.zeros((len(units), self._record), np.uint8)
+    def read(self, units: range, into: np.ndarray) -> np.ndarray:
+        """Read the units into `[n, unit_bytes]` uint8; which of them are there, `[n]` bool. The
+        others' rows are left undefined.
+        """
+        there = np.zeros(len(units), bool)
         if self._reading is None:
             try:
                 flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
                 self._reading = os.open(self._store.path(self._key), flags)
             except FileNotFoundError:
-                return records[:, : self._unit_bytes], np.zeros(len(units), bool)
+                return there
             with suppress(OSError):  # a cache that may only be read is read
                 os.utime(self._reading)  # used now: the last to be removed
-        into, place = records.reshape(-1).data, units.start * self._record
-        while into and (count := os.preadv(self._reading, [into], place)):
-            into, place = into[count:], place + count
-        there = [
-            self._checksum(unit, record[: self._unit_bytes]) == record[self._unit_bytes :].tobytes()
-            for unit, record in zip(units, records, strict=True)
-        ]
-        return records[:, : self._unit_bytes], np.array(there, bool)
+        found = np.empty((len(units), _CHECKSUM), np.uint8)
+        for i, unit in enumerate(units):
+            buffers = [into[i].data, found[i].data]
+            count = os.preadv(self._reading, buffers, unit * self._record)
+            whole = count == self._record
+            there[i] = whole and found[i].tobytes() == self._checksum(unit, into[i])
+        return there
 
     def write(self, units: range, rows: np.ndarray) -> None:
         """Keep the units' bytes `[n, unit_bytes]` uint8, unless they exceed the limit."""
@@ -149,15 +150,12 @@ class StoredUnits:
             self._refused = self._writing is None
         if self._writing is None:
             return
-        records = np.empty((len(units), self._record), np.uint8)
-        records[:, : self._unit_bytes] = rows
-        for unit, record in zip(units, records, strict=True):
-            checksum = self._checksum(unit, record[: self._unit_bytes])
-            record[self._unit_bytes :] = np.frombuffer(checksum, np.uint8)
-        left, place = records.reshape(-1).data, units.start * self._record
-        while left:
-            count = os.pwrite(self._writing, left, place)
-            left, place = left[count:], place + count
+        for unit, row in zip(units, rows, strict=True):
+            left, place = [row.data, self._checksum(unit, row)], unit * self._record
+            count = os.pwritev(self._writing, left, place)
+            while count < self._record:  # no more space: the next call says why
+                rest = (row.tobytes() + left[1])[count:]
+                count += os.pwrite(self._writing, rest, place + count)
 
     def _checksum(self, unit: int, rows: np.ndarray) -> bytes:
         digest = blake2b(f"{self._key} {unit} ".encode(), digest_size=_CHECKSUM)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from spava_app.engine import embedding_store
-from spava_app.engine.embedding_store import EmbeddingStore
+from spava_app.engine.embedding_store import EmbeddingStore, StoredUnits
 
 UNITS, BYTES = 8, 1000
 FILE = UNITS * (BYTES + 16)
@@ -29,10 +29,16 @@ def put(store: EmbeddingStore, key: str, units: range = range(UNITS), seed: int 
         stored.write(units, rows_of(units, seed).astype(np.uint8))
 
 
+def read(stored: StoredUnits, units: range = range(UNITS)) -> tuple[np.ndarray, np.ndarray]:
+    """Their bytes, and which of them are there."""
+    rows = np.empty((len(units), BYTES), np.uint8)
+    return rows, stored.read(units, rows)
+
+
 def there(store: EmbeddingStore, key: str, seed: int = 0) -> list[int]:
     """Which units are there; all of them must be as they were written."""
     with store.open(key, UNITS, BYTES) as stored:
-        rows, found = stored.read(range(UNITS))
+        rows, found = read(stored)
     units = np.flatnonzero(found).tolist()
     for unit in units:
         np.testing.assert_array_equal(rows[unit], rows_of(range(unit, unit + 1), seed)[0])
@@ -57,7 +63,7 @@ def test_what_was_written_is_read_and_nothing_else(store: EmbeddingStore) -> Non
     assert there(store, "a") == [2, 3, 5, 6, 7]
     assert there(store, "b") == []
     with store.open("a", UNITS, BYTES) as stored:
-        rows, found = stored.read(range(4, 7))
+        rows, found = read(stored, range(4, 7))
         assert found.tolist() == [False, True, True]
         np.testing.assert_array_equal(rows[1:], rows_of(range(5, 7)))
 
@@ -110,9 +116,9 @@ def test_the_least_recently_used_go_first_and_the_bound_holds(tmp_path: Path) ->
 def test_a_file_that_is_removed_is_still_read(store: EmbeddingStore) -> None:
     put(store, "a")
     with store.open("a", UNITS, BYTES) as stored:
-        assert stored.read(range(1))[1].all()
+        assert read(stored, range(1))[1].all()
         store.path("a").unlink()
-        rows, found = stored.read(range(UNITS))
+        rows, found = read(stored)
         assert found.all()
         np.testing.assert_array_equal(rows, rows_of(range(UNITS)))
 
@@ -177,7 +183,7 @@ def test_two_writers_at_once_never_give_a_mixture(
     until = time.monotonic() + 60
     while len(seen) < 2 and time.monotonic() < until:
         with store.open("a", UNITS, BYTES) as stored:
-            rows, found = stored.read(range(UNITS))
+            rows, found = read(stored)
         for unit in np.flatnonzero(found):
             whose = [seed for seed, theirs in enumerate(ours) if (theirs[unit] == rows[unit]).all()]
             assert len(whose) == 1
