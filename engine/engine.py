@@ -20,7 +20,7 @@ from spava_app.engine import channel
 from spava_app.engine.request import Request
 from spava_app.engine.settings import WorkerSettings
 from spava_app.engine.turns import Turns
-from spava_app.engine.video.damage import describe_damage
+from spava_app.engine.video.damage import Noted, described
 from spava_app.errors import EngineDown, SpavaError
 
 OnMessage = Callable[[str, Any], None]
@@ -73,6 +73,7 @@ class Engine:
         dtype: torch dtype name.
         deadline: seconds the workers may take to begin a request; each stage then has its own.
         allow_pickle: read pickled weights where there is no safetensors, tensors only.
+        cache: folder of the cache of visual embeddings; None keeps none.
     """
 
     def __init__(
@@ -84,7 +85,9 @@ class Engine:
         dtype: str,
         deadline: float = 600.0,
         allow_pickle: bool = False,
+        cache: Path | None = None,
     ) -> None:
+        self._cache = cache
         self._model, self._world_size, self._allow_pickle = model, world_size, allow_pickle
         self._device, self._dtype, self._deadline = device, dtype, deadline
         self._workers: list[_Worker] = []
@@ -150,8 +153,7 @@ class Engine:
         for answer in answers:
             for stage, spent in answer["seconds"].items():
                 seconds[stage] = max(spent, seconds.get(stage, 0.0))
-        noted = [note for answer in answers for note in answer["damage"]]
-        warnings = describe_damage(request.media, noted)
+        warnings = described(request.media, [Noted(**answer["noted"]) for answer in answers])
         return Result(tuple(answers[0]["tokens"]), seconds, warnings)
 
     def close(self) -> None:
@@ -197,6 +199,7 @@ class Engine:
             threads=max(1, (os.cpu_count() or 1) // self._world_size),
             deadline=self._deadline,
             allow_pickle=self._allow_pickle,
+            cache=str(self._cache or ""),
         )
         log = folder / f"rank{rank}.log"
         # One machine: nothing listens on an interface that others can reach.

@@ -6,7 +6,7 @@ prompt; so are visual tokens, since units of one medium have the same number of 
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from spava_app.engine.comm import Comm
 from spava_app.engine.deadline import frames_deadline
+from spava_app.engine.embedding_cache import EmbeddingCache
 from spava_app.engine.exchange import exchange_rows, indices
 from spava_app.engine.layout import Layout
 from spava_app.engine.media import Media
@@ -31,11 +32,12 @@ PATCHES_PER_TOKEN = 4
 
 @dataclass(frozen=True)
 class FrontEnd:
-    """A vision tower on one rank, and how its frames are prepared."""
+    """A vision tower on one rank, how its frames are prepared, and what is kept of them."""
 
     vision: VisionTower | InternVisionTower
     processor: Processor
     comm: Comm
+    cache: EmbeddingCache = field(default_factory=EmbeddingCache)
 
     @cached_property
     def _weight(self) -> Tensor:
@@ -69,22 +71,39 @@ class FrontEnd:
             VideoError: a frame of them cannot be read.
         """
         encoded = [self._weight.new_empty(0, self.vision.config.out_hidden_size)]
-        if units:
-            timer.begin("decode")
         for medium, _, part in _parts(request.media, units):
-            stream = stream_units(
-                medium,
-                part,
-                self.processor,
-                batch_units=self.processor.units_per_call(medium),
-                device=self._weight.device,
-                timings=timer.seconds,
-            )
-            for batch, pixels in stream:
-                with timer.stage("vision"):
-                    pixels = pixels.to(self._weight.dtype)
-                    encoded.append(self.processor.encode(self.vision, pixels, medium, len(batch)))
+            with self.cache.entry(medium) as entry:
+                for run, kept in entry.read(part):
+                    if kept is not None:
+                        encoded.append(kept.to(self._weight.device))
+                        continue
+                    made, whole = self._make(medium, run, timer)
+                    encoded += [rows for _, rows in made]
+                    if whole:  # else the next question would not hear of it
+                        for batch, rows in made:
+                            entry.write(batch, rows)
         return torch.cat(encoded)
+
+    def _make(
+        self, medium: Media, units: Sequence[int], timer: StageTimer
+    ) -> tuple[list[tuple[Sequence[int], Tensor]], bool]:
+        """Embeddings of units, some at a time; and whether all of their frames were whole."""
+        timer.begin("decode")
+        made, damaged = [], []
+        stream = stream_units(
+            medium,
+            units,
+            self.processor,
+            batch_units=self.processor.units_per_call(medium),
+            device=self._weight.device,
+            timings=timer.seconds,
+            damaged=damaged,
+        )
+        for batch, pixels in stream:
+            with timer.stage("vision"):
+                pixels = pixels.to(self._weight.dtype)
+                made.append((batch, self.processor.encode(self.vision, pixels, medium, len(batch))))
+        return made, not damaged
 
     def deliver(
         self, request: Request, layout: Layout, dealt: Sequence[Sequence[int]], encoded: Tensor

@@ -28,6 +28,8 @@ class Media:
         unit_tokens: tokens of a unit.
         starts: index in the prompt of the first token of each unit, ascending.
         source: what it takes to read the frames, without looking at the file again.
+        content: a hash of what the file holds; empty if its embeddings are not kept.
+        stamp: of the file when it was hashed; empty for what is no file.
     """
 
     path: str
@@ -39,6 +41,8 @@ class Media:
     unit_tokens: int
     starts: tuple[int, ...]
     source: FrameSource
+    content: str = ""
+    stamp: tuple[int, ...] = ()
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> "Media":

@@ -13,6 +13,7 @@ class PlannedMedia:
         num_frames, interval: frames looked at and the mean seconds between them.
         size: (height, width) in pixels that frames are resized to.
         num_tokens: visual tokens.
+        lowered: which of "size" and "frames" are less than wished for, to fit into the prompt.
     """
 
     path: str
@@ -21,14 +22,16 @@ class PlannedMedia:
     interval: float
     size: tuple[int, int]
     num_tokens: int
+    lowered: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         height, width = self.size
+        fitted = f" ({' and '.join(self.lowered)} lowered to fit)" if self.lowered else ""
         if not self.duration:
-            return f"picture {self.num_tokens} tokens, {width}x{height} pixels"
+            return f"picture {self.num_tokens} tokens, {width}x{height} pixels{fitted}"
         return (
             f"video   {self.num_frames} frames of {self.duration:.0f} s, one every "
-            f"{self.interval:.2f} s, {width}x{height} pixels"
+            f"{self.interval:.2f} s, {width}x{height} pixels{fitted}"
         )
 
 

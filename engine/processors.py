@@ -15,7 +15,7 @@ from spava_app.engine.media import Media
 from spava_app.engine.models.internvl_config import InternVisionConfig
 from spava_app.engine.models.qwen2_5_vl import units_per_call
 from spava_app.engine.video.pixel_config import PixelConfig
-from spava_app.engine.video.preprocess import grid_for, patchify_frames, smart_resize
+from spava_app.engine.video.preprocess import grid_for, patchify_frames
 from spava_app.engine.video.tiles import TileConfig, tile_frames, tile_grid, tiles_of_grid
 from spava_app.errors import CheckpointError
 
@@ -47,8 +47,19 @@ class Processor(Protocol):
         """Frames that are encoded together."""
         ...
 
-    def fit(self, num_frames: int, height: int, width: int, *, picture: bool) -> Fit:
+    def fit(
+        self,
+        num_frames: int,
+        height: int,
+        width: int,
+        *,
+        picture: bool,
+        max_unit_tokens: int | None = None,
+    ) -> Fit:
         """How `num_frames` frames of `height` x `width` pixels become tokens.
+
+        Args:
+            max_unit_tokens: shrink frames so that a unit has no more, as far as that goes.
 
         Raises:
             VideoError: their shape is beyond what the model takes.
@@ -107,12 +118,20 @@ class QwenProcessor:
     def frames_per_unit(self) -> int:
         return self.video.temporal_patch_size
 
-    def fit(self, num_frames: int, height: int, width: int, *, picture: bool) -> Fit:
+    def fit(
+        self,
+        num_frames: int,
+        height: int,
+        width: int,
+        *,
+        picture: bool,
+        max_unit_tokens: int | None = None,
+    ) -> Fit:
         pixels = self.picture if picture else self.video
-        grid = grid_for(num_frames, height, width, pixels)
+        grid = grid_for(num_frames, height, width, pixels, max_tokens=max_unit_tokens)
         unit_tokens = grid[1] * grid[2] // pixels.merge_size**2
         return Fit(
-            smart_resize(height, width, pixels, num_frames=num_frames),
+            (grid[1] * pixels.patch_size, grid[2] * pixels.patch_size),
             grid,
             unit_tokens,
             {"type": "image" if picture else "video"},
@@ -165,8 +184,19 @@ class InternVLProcessor:
     def frames_per_unit(self) -> int:
         return 1
 
-    def fit(self, num_frames: int, height: int, width: int, *, picture: bool) -> Fit:
+    def fit(
+        self,
+        num_frames: int,
+        height: int,
+        width: int,
+        *,
+        picture: bool,
+        max_unit_tokens: int | None = None,
+    ) -> Fit:
         side, most = self.tiles.size, self.tiles.max_tiles if picture else 1
+        if max_unit_tokens is not None:
+            # Of several tiles one more than these is the thumbnail.
+            most = max(1, min(most, max_unit_tokens // self.tile_tokens - 1))
         rows, cols = tile_grid(height, width, most, size=side)
         unit_tokens = tiles_of_grid((rows, cols)) * self.tile_tokens
         unit = f"{self.START}{self.TOKEN}{self.END}\n"

@@ -1,7 +1,17 @@
 """What a worker process is told at its start."""
 
 import json
+import os
 from dataclasses import asdict, dataclass
+from pathlib import Path
+
+# Bounds of the cache of visual embeddings: of all processes, and of each worker.
+DISK_BYTES, MEMORY_BYTES = 10 * 2**30, 2**30
+
+
+def cache_folder() -> Path:
+    """Where visual embeddings are kept: SPAVA_CACHE, else ~/.cache/spava."""
+    return Path(os.environ.get("SPAVA_CACHE") or Path.home() / ".cache" / "spava").absolute()
 
 
 @dataclass(frozen=True)
@@ -18,6 +28,7 @@ class WorkerSettings:
         threads: CPU threads.
         deadline: seconds a collective may take.
         allow_pickle: whether pickled weights may be read, tensors only.
+        cache: folder of the cache of visual embeddings; empty for none.
     """
 
     rank: int
@@ -30,6 +41,7 @@ class WorkerSettings:
     threads: int
     deadline: float
     allow_pickle: bool = False
+    cache: str = ""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))

@@ -11,6 +11,7 @@ import queue
 import sys
 import threading
 import traceback
+from dataclasses import asdict
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -18,13 +19,14 @@ import torch
 
 from spava_app.engine import channel
 from spava_app.engine.comm import Comm
+from spava_app.engine.embedding_cache import EmbeddingCache, Kind
 from spava_app.engine.front_end import FrontEnd
 from spava_app.engine.generate import PeerError, Runner
 from spava_app.engine.processors import make_processor
 from spava_app.engine.request import Request
-from spava_app.engine.settings import WorkerSettings
+from spava_app.engine.settings import DISK_BYTES, MEMORY_BYTES, WorkerSettings
 from spava_app.engine.timing import StageTimer
-from spava_app.engine.video.damage import damage_noted
+from spava_app.engine.video.damage import warnings_noted
 from spava_app.engine.weights import load_model, read_config
 from spava_app.errors import SpavaError
 
@@ -90,7 +92,17 @@ def _start(settings: WorkerSettings) -> Runner:
     )
     front_end = None
     if model.vision is not None and processor is not None:
-        front_end = FrontEnd(model.vision, processor, comm)
+        cache = EmbeddingCache()
+        if settings.cache:
+            weight = next(model.vision.parameters())
+            hidden = model.vision.config.out_hidden_size
+            cache = EmbeddingCache(
+                Kind.of(folder, processor, hidden, weight),
+                folder=Path(settings.cache) / "embeddings",
+                disk_bytes=DISK_BYTES,
+                memory_bytes=MEMORY_BYTES,
+            )
+        front_end = FrontEnd(model.vision, processor, comm, cache)
     return Runner(model.decoder, front_end, comm)
 
 
@@ -109,11 +121,11 @@ def _serve(
     timer = StageTimer(runner.device, tell)
     try:
         tokens = []
-        with damage_noted() as damage:
+        with warnings_noted() as noted:
             for token in runner.run(request, timer, cancelled.is_set):
                 channel.send(connection, {"token": token})
                 tokens.append(token)
-        result = {"tokens": tokens, "seconds": timer.seconds, "damage": damage}
+        result = {"tokens": tokens, "seconds": timer.seconds, "noted": asdict(noted)}
         channel.send(connection, {"result": result})
     except PeerError as error:
         channel.send(connection, {"peer_failed": str(error)})

@@ -14,10 +14,12 @@ from spava_app.engine.parallel.base import make_method
 from spava_app.engine.plan import Plan
 from spava_app.engine.processors import make_processor
 from spava_app.engine.sampler import Sampling
+from spava_app.engine.settings import cache_folder
 from spava_app.engine.video.frames import Frames as Frames
 from spava_app.engine.weights import read_config
 from spava_app.errors import CheckpointError, InvalidInput, check_count
-from spava_app.prepare import Asked, Files, Preparer
+from spava_app.looking import Asked, Files
+from spava_app.prepare import Preparer
 from spava_app.prompt import PromptBuilder
 from spava_app.text_stream import TextStream
 
@@ -87,6 +89,8 @@ class VideoQA:
         method_options: options of the method, e.g. {"passing_fraction": 0.5}.
         allow_pickle: load *.bin and *.pt weights where a checkpoint has no safetensors; only
             tensors are read from them.
+        cache: keep visual embeddings on disk (10 GiB in SPAVA_CACHE, else ~/.cache/spava) and in
+            memory, so that the next question about the same video is not decoded again.
 
     Raises:
         InvalidInput: a value out of range; the message names the field and the fix.
@@ -102,6 +106,7 @@ class VideoQA:
         device: str = "auto",
         method_options: Mapping[str, object] | None = None,
         allow_pickle: bool = False,
+        cache: bool = True,
     ) -> None:
         check_count("ranks", ranks, least=1)
         if not isinstance(model, str | Path):
@@ -118,10 +123,16 @@ class VideoQA:
         self._prompts = PromptBuilder(folder, processor)
         text = config.get("text_config") or config.get("llm_config") or config
         longest = text.get("max_position_embeddings", sys.maxsize)
-        self._prepare = Preparer(self._prompts, processor, longest, made, options, ranks, device)
+        run = (made, options, ranks, device)
+        self._prepare = Preparer(self._prompts, processor, longest, *run, cached=cache)
         dtype = "bfloat16" if device == "cuda" else "float32"
         self._engine = Engine(
-            folder, world_size=ranks, device=device, dtype=dtype, allow_pickle=allow_pickle
+            folder,
+            world_size=ranks,
+            device=device,
+            dtype=dtype,
+            allow_pickle=allow_pickle,
+            cache=cache_folder() if cache else None,
         )
 
     def __enter__(self) -> Self:
@@ -146,6 +157,8 @@ class VideoQA:
         history: Sequence[tuple[str, str]] = (),
         num_frames: int | None = None,
         fps: float | None = None,
+        frame_rule: str | None = None,
+        max_visual_tokens: int | None = None,
         max_new_tokens: int = 64,
         sampling: Sampling | None = None,
         stop_strings: Sequence[str] = (),
@@ -161,7 +174,12 @@ class VideoQA:
             question: any text.
             history: earlier questions about them and their answers, oldest first.
             num_frames: look at this many frames of each video, evenly spaced in time.
-            fps: or look at this many per second (default 2, at most 768 frames).
+            fps: or look at this many per second. By default 2 and at most 768 frames, fewer where
+                the model takes no more.
+            frame_rule: choose frames as a benchmark or another program does, to be comparable:
+                longvideobench, spava-short, vnbench, internvl or qwen-vl-utils.
+            max_visual_tokens: make frames smaller, and take fewer unless their number was given,
+                until they fit into this many tokens (default: as many as the model takes).
             max_new_tokens: longest answer.
             sampling: temperature, top-p, top-k, repetition penalty and seed; by default the best
                 token each time. The same seed gives the same answer.
@@ -175,6 +193,7 @@ class VideoQA:
             EngineDown: a worker died; the next question starts new ones.
         """
         check_count("max_new_tokens", max_new_tokens, least=1)
+        check_count("max_visual_tokens", max_visual_tokens, least=1)
         began = time.perf_counter()
 
         def tell(stage: str) -> None:
@@ -190,7 +209,17 @@ class VideoQA:
                 on_text(piece)
 
         sampling = sampling or Sampling()
-        asked = Asked(video, question, history, num_frames, fps, max_new_tokens, sampling)
+        asked = Asked(
+            video,
+            question,
+            history,
+            num_frames,
+            fps,
+            max_new_tokens,
+            sampling,
+            frame_rule,
+            max_visual_tokens,
+        )
 
         def on_message(name: str, value: Any) -> None:
             nonlocal num_tokens

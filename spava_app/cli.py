@@ -84,6 +84,13 @@ def ask(
         int | None,
         typer.Option(help="Frames to look at, instead of --fps.", show_default="chosen"),
     ] = None,
+    max_visual_tokens: Annotated[
+        int | None,
+        typer.Option(
+            help="Shrink frames, then take fewer, to fit into so many tokens.",
+            show_default="what the model takes",
+        ),
+    ] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 64,
     passing_fraction: Annotated[
         float | None,
@@ -119,6 +126,9 @@ def ask(
             "--allow-pickle", help="Load *.bin weights if there is no safetensors, tensors only."
         ),
     ] = False,
+    cache: Annotated[
+        bool, typer.Option(help="Keep visual embeddings for the next question.")
+    ] = True,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -150,12 +160,14 @@ def ask(
                 device=device,
                 method_options=given,
                 allow_pickle=allow_pickle,
+                cache=cache,
             ) as qa:
                 answer = qa.ask(
                     video,
                     question,
                     num_frames=frames,
                     fps=fps,
+                    max_visual_tokens=max_visual_tokens,
                     max_new_tokens=max_new_tokens,
                     on_event=stages.begin,
                 )

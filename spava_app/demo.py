@@ -94,7 +94,7 @@ def run_demo(
         write_video(scene, video)
         setup["write video"] = stages.end()
         stages.begin("start workers")
-        with VideoQA(MODEL, ranks=ranks, method=method, device=device) as qa:
+        with VideoQA(MODEL, ranks=ranks, method=method, device=device, cache=False) as qa:
             qa.start()
             setup["start workers"] = stages.end()
             for number, card in enumerate(scene.cards, start=1):

@@ -36,7 +36,11 @@ class VideoError(InvalidInput):
     """A video cannot be read: missing, not a video, no video stream, corrupt."""
 
 
-class VideoWarning(UserWarning):
+class SpavaWarning(UserWarning):
+    """Something does not work, and there is an answer without it."""
+
+
+class VideoWarning(SpavaWarning):
     """Some frames of a video are damaged; the nearest whole ones before them are used.
 
     Args:

@@ -1,61 +1,23 @@
 """From what a user asks to a request and its plan: all is decided before a worker sees it."""
 
+import math
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from torch import Tensor
-
-from spava_app.engine.media import Media
+from spava_app.engine.budget import least_tokens
 from spava_app.engine.parallel.base import Method
 from spava_app.engine.plan import Plan, PlannedMedia
-from spava_app.engine.processors import Fit, Processor
+from spava_app.engine.processors import Processor
 from spava_app.engine.request import Request
-from spava_app.engine.sampler import Sampling
-from spava_app.engine.video.frame_source import FrameSource
-from spava_app.engine.video.frames import Frames, natural_order
-from spava_app.engine.video.probe import FolderInfo, PictureInfo, VideoInfo, look_at
-from spava_app.engine.video.sample import FrameSample, sample_times
 from spava_app.errors import InvalidInput
-from spava_app.prompt import Prompt, PromptBuilder
+from spava_app.fitting import Fitted, fit_prompt, wish_of
+from spava_app.looking import Asked, Seen, as_media, hashed, look
+from spava_app.prompt import PromptBuilder
 
-DEFAULT_FPS = 2.0
-MAX_FRAMES = 768  # as qwen-vl-utils; a longer video is sampled evenly
-
-# A file or folder, frames, or several of these.
-Medium = str | Path | Frames | np.ndarray | Tensor
-Files = Medium | Sequence[Medium]
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A question as a user asks it; see `VideoQA.ask`."""
-
-    video: Files
-    question: str
-    history: Sequence[tuple[str, str]]
-    num_frames: int | None
-    fps: float | None
-    max_new_tokens: int
-    sampling: Sampling
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What was looked at, and the frames that are used of it; a picture has no duration."""
-
-    path: str
-    height: int
-    width: int
-    duration: float
-    sample: FrameSample
-    source: FrameSource
-
-    @property
-    def picture(self) -> bool:
-        return self.duration == 0
+_RATE_STEPS = 1000  # per frame per second, when the largest rate that fits is named
 
 
 @dataclass(frozen=True)
@@ -65,6 +27,7 @@ class Preparer:
     Attributes:
         max_tokens: that the model takes, the answer included.
         options: of the method, as given.
+        cached: whether visual embeddings are kept, so that files are hashed.
     """
 
     prompts: PromptBuilder
@@ -74,6 +37,7 @@ class Preparer:
     options: Mapping[str, Any]
     ranks: int
     device: str
+    cached: bool
 
     def __call__(self, asked: Asked, scratch: Path) -> tuple[Request, Plan]:
         """Decide.
@@ -86,14 +50,14 @@ class Preparer:
             VideoError: a file that cannot be read.
         """
         self.prompts.check(asked.question, asked.history)  # told before a file is read
-        seen = [look(it, asked.num_frames, asked.fps, scratch) for it in _media(asked.video)]
-        fits = [
-            self.processor.fit(len(file.sample), file.height, file.width, picture=file.picture)
-            for file in seen
-        ]
-        prompt = self.prompts.build(asked.question, fits, asked.history)
-        self._check_length(prompt, seen, asked)
-        media = tuple(map(as_media, seen, fits, prompt.starts))
+        seen = [look(medium, asked, scratch) for medium in asked.media]
+        fitted = self._fit(asked, seen)
+        if fitted is None:
+            raise self._too_much(asked, seen)
+        prompt = fitted.prompt
+        media = tuple(map(as_media, fitted.files, fitted.fits, prompt.starts))
+        if self.cached:
+            media = tuple(map(hashed, media))
         request = Request(
             token_ids=prompt.token_ids,
             query_len=prompt.query_len,
@@ -106,19 +70,50 @@ class Preparer:
             media=media,
             sampling=asked.sampling,
         )
-        return request, self._plan(request, seen)
+        return request, self._plan(request, fitted)
 
-    def _check_length(self, prompt: Prompt, seen: Sequence[Seen], asked: Asked) -> None:
-        total = len(prompt.token_ids) + asked.max_new_tokens
-        if total > self.max_tokens:
-            frames = sum(len(file.sample) for file in seen)
-            fix = (
-                f"with {frames} frames and the answer this is {total} tokens, the model "
-                f"takes {self.max_tokens}: look at fewer frames or ask a shorter question"
-            )
-            raise InvalidInput("question", _shortened(asked.question), fix)
+    def _fit(self, asked: Asked, seen: Sequence[Seen]) -> Fitted[Seen] | None:
+        return fit_prompt(
+            self.processor,
+            lambda fits: self.prompts.build(asked.question, fits, asked.history),
+            seen,
+            room=self.max_tokens - asked.max_new_tokens,
+            max_visual_tokens=asked.max_visual_tokens,
+            all_frames=asked.all_frames,
+        )
 
-    def _plan(self, request: Request, seen: Sequence[Seen]) -> Plan:
+    def _too_much(self, asked: Asked, seen: Sequence[Seen]) -> InvalidInput:
+        """Why it does not fit: the frames that were asked for, else the question."""
+        if asked.all_frames and (most := self._largest(asked, seen)):
+            name, value = ("num_frames", asked.num_frames)
+            if asked.fps is not None:
+                name, value, most = "fps", asked.fps, most / _RATE_STEPS
+            return InvalidInput(name, value, f"the most that fits is {most}: look at fewer frames")
+        wishes = [wish_of(file, all_frames=asked.all_frames) for file in seen]
+        least, given = least_tokens(self.processor, wishes), asked.max_visual_tokens
+        if given is not None and given < least:
+            return InvalidInput("max_visual_tokens", given, f"give at least {least} for these")
+        text = len(self.prompts.build(asked.question, (), asked.history).token_ids)
+        fix = (
+            f"with the answer this is {text + asked.max_new_tokens} tokens, what it is about needs "
+            f"at least {least}, and the model takes {self.max_tokens}: ask a shorter question"
+        )
+        return InvalidInput("question", _shortened(asked.question), fix)
+
+    def _largest(self, asked: Asked, seen: Sequence[Seen]) -> int:
+        """The largest `num_frames`, or `fps` in steps, that fits; 0 if none."""
+
+        def too_many(count: int) -> bool:
+            how = {"num_frames": count} if asked.fps is None else {"fps": count / _RATE_STEPS}
+            fewer = replace(asked, **how)
+            return self._fit(fewer, [file.as_asked(fewer) for file in seen]) is None
+
+        most = max(len(file.sample) for file in seen)
+        if asked.fps is not None:
+            most = math.ceil(min(asked.fps, 1e6) * _RATE_STEPS)
+        return bisect_right(range(1, most), False, key=too_many)
+
+    def _plan(self, request: Request, fitted: Fitted[Seen]) -> Plan:
         layout = self.method.layout(request.shape, self.ranks)
         media = [
             PlannedMedia(
@@ -128,8 +123,11 @@ class Preparer:
                 interval=file.sample.interval,
                 size=medium.size,
                 num_tokens=medium.num_tokens,
+                lowered=lowered,
             )
-            for file, medium in zip(seen, request.media, strict=True)
+            for file, medium, lowered in zip(
+                fitted.files, request.media, fitted.lowered, strict=True
+            )
         ]
         return Plan(
             media=tuple(media),
@@ -145,74 +143,6 @@ class Preparer:
             passing_len=max(layout.passing, default=0),
             options=dict(self.options),
         )
-
-
-def look(
-    medium: Medium, num_frames: int | None, fps: float | None, scratch: Path | None = None
-) -> Seen:
-    """Look at a file, a folder of pictures or frames, and choose frames.
-
-    Args:
-        scratch: a folder to write into, which an array needs.
-
-    Raises:
-        InvalidInput: wrong numbers of frames, or an array of another kind.
-        VideoError: it cannot be read.
-    """
-    if isinstance(medium, np.ndarray | Tensor):
-        medium = Frames(medium)
-    if isinstance(medium, Frames):
-        return _look_at_frames("frames", medium, num_frames, fps, scratch)
-    info = look_at(medium)
-    if isinstance(info, FolderInfo):
-        paths = [Path(info.path, name) for name in natural_order(info.names)]
-        return _look_at_frames(info.path, Frames(paths), num_frames, fps, None)
-    if isinstance(info, PictureInfo):
-        sample = FrameSample((0,), (0.0,), 0.0)
-        return Seen(info.path, *info.shape, 0.0, sample, info.source())
-    sample = _sample(info, num_frames, fps)
-    source = info.source(sample.frames)
-    return Seen(info.path, info.height, info.width, info.duration, sample, source)
-
-
-def _look_at_frames(
-    name: str, frames: Frames, num_frames: int | None, fps: float | None, scratch: Path | None
-) -> Seen:
-    info = frames.info()
-    sample = _sample(info, num_frames, fps)
-    source = frames.source(sample.frames, scratch)
-    return Seen(name, *source.shape, info.duration, sample, source)
-
-
-def _sample(info: VideoInfo, num_frames: int | None, fps: float | None) -> FrameSample:
-    if num_frames is None and fps is None:
-        return sample_times(info, fps=DEFAULT_FPS, max_frames=MAX_FRAMES)
-    return sample_times(info, num_frames=num_frames, fps=fps)
-
-
-def _media(video: Files) -> Sequence[Medium]:
-    if isinstance(video, str | Path | Frames | np.ndarray | Tensor):
-        return [video]
-    several = isinstance(video, Sequence) and len(video) > 0
-    if several and all(isinstance(it, str | Path | Frames | np.ndarray | Tensor) for it in video):
-        return video
-    fix = "give the path of a video or picture, a folder of pictures, Frames, or a list of these"
-    raise InvalidInput("video", video, fix)
-
-
-def as_media(file: Seen, fit: Fit, starts: tuple[int, ...]) -> Media:
-    """What the ranks are told of a file that fits into the prompt in this way."""
-    return Media(
-        path=file.source.name,
-        picture=file.picture,
-        frames=file.sample.frames,
-        times=file.sample.times,
-        size=fit.size,
-        grid=fit.grid,
-        unit_tokens=fit.unit_tokens,
-        starts=starts,
-        source=file.source,
-    )
 
 
 def _shortened(text: str, limit: int = 60) -> str:

@@ -1,5 +1,7 @@
 """Fixtures shared by all tests."""
 
+import os
+import tempfile
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -7,6 +9,9 @@ import torch
 from dist import RankPool
 
 torch.set_num_threads(1)
+# Nothing is read from or written to the user's own cache, by commands that tests run either.
+_CACHE = tempfile.TemporaryDirectory(prefix="spava-cache-")
+os.environ["SPAVA_CACHE"] = _CACHE.name
 
 
 @pytest.fixture(scope="session")

@@ -38,6 +38,9 @@ class VideoSpan:
 
 Span = TextSpan | VideoSpan
 
+# Seconds; times are differences of rounded numbers, and one at a tick up to rounding is at it.
+_ROUNDING = 1e-6
+
 
 def multimodal_positions(spans: Iterable[Span], tokens_per_second: float) -> Tensor:
     """Positions of a prompt made of `spans`: int64 `[3, T]`, axes (time, height, width)."""
@@ -57,7 +60,8 @@ def multimodal_positions(spans: Iterable[Span], tokens_per_second: float) -> Ten
 def _video_positions(
     times: Sequence[float], rows: int, cols: int, tokens_per_second: float
 ) -> Tensor:
-    ticks = torch.tensor([floor(time * tokens_per_second) for time in times], dtype=torch.int64)
+    whole = [floor((time + _ROUNDING) * tokens_per_second) for time in times]
+    ticks = torch.tensor(whole, dtype=torch.int64)
     return torch.stack(
         (
             ticks.repeat_interleave(rows * cols),

@@ -1,30 +1,43 @@
-"""Frames that could not be decoded: noted on each rank, told once for the whole request."""
+"""What went wrong and kept nobody from answering: noted on each rank, told once for the request."""
 
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from spava_app.engine.media import Media
-from spava_app.errors import VideoWarning
+from spava_app.errors import SpavaWarning, VideoWarning
 
-# Path of a video and the seconds of its damaged frames.
-Damage = tuple[str, list[float]]
+
+@dataclass
+class Noted:
+    """The warnings of one rank.
+
+    Attributes:
+        damage: path of a video and the seconds of its damaged frames.
+        texts: of other warnings.
+    """
+
+    damage: list[tuple[str, list[float]]] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
 
 
 @contextmanager
-def damage_noted() -> Iterator[list[Damage]]:
-    """Collect what `VideoWarning`s say in the `with` block, in any thread; other warnings are shown
-    as before.
+def warnings_noted() -> Iterator[Noted]:
+    """Collect the package's own warnings in the `with` block, in any thread; others are shown as
+    before.
     """
-    noted: list[Damage] = []
+    noted = Noted()
     with warnings.catch_warnings():
-        warnings.simplefilter("always", VideoWarning)
+        warnings.simplefilter("always", SpavaWarning)
         show = warnings.showwarning
 
         def note(message: Warning | str, *where: object, **more: object) -> None:
             if isinstance(message, VideoWarning):
-                noted.append((message.path, list(message.times)))
+                noted.damage.append((message.path, list(message.times)))
+            elif isinstance(message, SpavaWarning):
+                noted.texts.append(str(message))
             else:
                 show(message, *where, **more)  # type: ignore[arg-type]
 
@@ -32,10 +45,11 @@ def damage_noted() -> Iterator[list[Damage]]:
         yield noted
 
 
-def describe_damage(media: Sequence[Media], noted: Sequence[Damage]) -> tuple[str, ...]:
-    """A sentence for each damaged file, from what all ranks noted."""
+def described(media: Sequence[Media], ranks: Sequence[Noted]) -> tuple[str, ...]:
+    """A sentence for each damaged file, and every other warning once."""
     told = []
     for path in dict.fromkeys(medium.path for medium in media):
+        noted = [note for rank in ranks for note in rank.damage]
         times = sorted(time for name, some in noted if name == path for time in some)
         if times:
             frames = sum(len(medium.frames) for medium in media if medium.path == path)
@@ -44,4 +58,4 @@ def describe_damage(media: Sequence[Media], noted: Sequence[Damage]) -> tuple[st
                 where = f"between {times[0]:.1f} s and {times[-1]:.1f} s"
             count = f"{len(times)} of {frames} frames damaged"
             told.append(f"{Path(path).name}: {count} {where}: neighbours used")
-    return tuple(told)
+    return (*told, *dict.fromkeys(text for rank in ranks for text in rank.texts))

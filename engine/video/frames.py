@@ -51,8 +51,21 @@ class Frames:
             raise InvalidInput("pictures", self.pictures, fix)
 
     def info(self) -> VideoInfo:
-        """Its times, for sampling; the size of picture files is not known before they are read."""
+        """Its times, for sampling."""
         return _timed(len(self.pictures), self.fps)
+
+    def shape(self) -> tuple[int, int]:
+        """(height, width) of the first frame.
+
+        Raises:
+            VideoError: its file cannot be read.
+        """
+        pictures = self.pictures
+        if isinstance(pictures, np.ndarray | Tensor):
+            channels_last = pictures.shape[3] == 3
+            height, width = pictures.shape[1:3] if channels_last else pictures.shape[2:4]
+            return int(height), int(width)
+        return picture_files([str(Path(pictures[0]).absolute())])[0].shape
 
     def source(self, frames: Sequence[int], scratch: Path | None) -> FrameSource:
         """What it takes to read these frames.

@@ -13,19 +13,27 @@ from torch.nn import functional
 from spava_app.engine.video.pixel_config import PixelConfig
 from spava_app.errors import InvalidInput, VideoError
 
-__all__ = ["PixelConfig", "grid_for", "patchify_frames", "resize", "smart_resize"]
+__all__ = ["FLOOR_TOKENS", "PixelConfig", "grid_for", "patchify_frames", "resize", "smart_resize"]
 
 _MAX_ASPECT = 200
+# Frames are not shrunk below this for the sake of a budget: the smallest of qwen-vl-utils' videos.
+FLOOR_TOKENS = 128
 
 
 def smart_resize(
-    height: int, width: int, config: PixelConfig, *, num_frames: int | None = None
+    height: int,
+    width: int,
+    config: PixelConfig,
+    *,
+    num_frames: int | None = None,
+    max_tokens: int | None = None,
 ) -> tuple[int, int]:
     """The (height, width) in pixels that frames are resized to.
 
     Multiples of patch x merge size, between the smallest and the largest number of pixels, as near
     the aspect ratio as that allows (the rule of qwen-vl-utils and transformers). `num_frames`, of
-    the whole video, is needed where the checkpoint caps the pixels of a video.
+    the whole video, is needed where the checkpoint caps the pixels of a video. `max_tokens` of a
+    frame lower the largest number of pixels, to no less than `FLOOR_TOKENS` are worth.
 
     Raises:
         VideoError: a picture more than 200 times as long as wide.
@@ -35,6 +43,9 @@ def smart_resize(
         fix = f"the longer side may be at most {_MAX_ASPECT} times the shorter one"
         raise VideoError("video", f"{width}x{height} pixels", fix)
     factor, most = config.factor, _max_pixels(config, num_frames)
+    if max_tokens is not None:
+        floor = max(config.min_pixels, min(config.max_pixels, FLOOR_TOKENS * factor * factor))
+        most = max(floor, min(most, max_tokens * factor * factor))
     new_height = round(height / factor) * factor
     new_width = round(width / factor) * factor
     if new_height * new_width > most:
@@ -59,12 +70,21 @@ def _max_pixels(config: PixelConfig, num_frames: int | None) -> int:
     return max(min(config.max_pixels, share), int(config.min_pixels * 1.05))
 
 
-def grid_for(num_frames: int, height: int, width: int, config: PixelConfig) -> tuple[int, int, int]:
+def grid_for(
+    num_frames: int,
+    height: int,
+    width: int,
+    config: PixelConfig,
+    *,
+    max_tokens: int | None = None,
+) -> tuple[int, int, int]:
     """The grid (t, h, w) in patches of a video, known before any pixel is read.
 
     Raises: as `smart_resize`.
     """
-    new_height, new_width = smart_resize(height, width, config, num_frames=num_frames)
+    new_height, new_width = smart_resize(
+        height, width, config, num_frames=num_frames, max_tokens=max_tokens
+    )
     units = -(-num_frames // config.temporal_patch_size)
     return units, new_height // config.patch_size, new_width // config.patch_size
 

@@ -1,10 +1,13 @@
-"""Which frames of a video the model sees: uniform or at a rate, by time and never by counting."""
+"""Which frames of a video the model sees: uniform or at a rate, by time and never by counting; and
+by the rules of benchmarks, which count.
+"""
 
 import math
 from dataclasses import dataclass
 
 import numpy as np
 
+from spava_app.engine.video.frame_rules import RULES
 from spava_app.engine.video.probe import VideoInfo
 from spava_app.errors import InvalidInput
 
@@ -69,6 +72,19 @@ def sample_times(
         instants = np.arange(wanted) / fps
     shown = np.searchsorted(info.index.times, instants + _ROUNDING, side="right") - 1
     return _sample(info, np.unique(shown))
+
+
+def sample_rule(info: VideoInfo, rule: str, num_frames: int | None = None) -> FrameSample:
+    """Choose frames by one of `frame_rules.RULES`, with the times they are truly shown at.
+
+    Raises:
+        InvalidInput: no such rule, or a number of frames that it does not take.
+    """
+    if rule not in RULES:
+        raise InvalidInput("frame_rule", rule, f"choose one of {', '.join(RULES)}")
+    wanted = None if num_frames is None else _count("num_frames", num_frames)
+    frames = RULES[rule](info.num_frames, info.duration, wanted)
+    return _sample(info, np.array(frames))
 
 
 def _sample(info: VideoInfo, frames: np.ndarray) -> FrameSample:

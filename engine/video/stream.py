@@ -24,6 +24,7 @@ def stream_units(
     device: torch.device | str = "cpu",
     threads: int = 2,
     timings: MutableMapping[str, float] | None = None,
+    damaged: list[float] | None = None,
 ) -> Iterator[tuple[Sequence[int], Tensor]]:
     """Decode and prepare some units of a medium; their pixels do not depend on the batches.
 
@@ -37,6 +38,7 @@ def stream_units(
         threads: decoder threads.
         timings: host seconds spent are added to its "decode" (waiting for pictures) and
             "preprocess".
+        damaged: seconds of frames that are damaged are added to it.
 
     Yields:
         The units of the step and their pixels, as the vision tower takes them, on `device`.
@@ -51,7 +53,7 @@ def stream_units(
     count = len(media.frames)
     places = [i for unit in units for i in range(unit * span, min((unit + 1) * span, count))]
     source = media.source.pick(places)
-    damaged: list[float] = []
+    lost = damaged if damaged is not None else []
     with closing(decode_frames(source, group=span, threads=threads)) as groups:
         for start in range(0, len(units), batch_units):
             step, prepared = units[start : start + batch_units], []
@@ -61,9 +63,9 @@ def stream_units(
                 spent["decode"] = spent.get("decode", 0.0) + decoded - clock
                 pictures = torch.from_numpy(group.pictures).to(device)
                 prepared.append(processor.prepare(pictures, media))
-                damaged += [media.times[places[place]] for place in group.damaged]
+                lost += [media.times[places[place]] for place in group.damaged]
                 clock = perf_counter()
                 spent["preprocess"] = spent.get("preprocess", 0.0) + clock - decoded
             yield step, torch.cat(prepared)
-    if damaged:
-        warnings.warn(VideoWarning(media.path, tuple(damaged)), stacklevel=2)
+    if lost:
+        warnings.warn(VideoWarning(media.path, tuple(lost)), stacklevel=2)

@@ -21,7 +21,7 @@ STAGES = ["decode", "vision", "exchange", "prefill", "generate"]
 @pytest.fixture(scope="module")
 def qa() -> Iterator[VideoQA]:
     """The default: spava on two ranks. Its workers start once for this file."""
-    with VideoQA() as started:
+    with VideoQA(cache=False) as started:
         started.start()
         yield started
 
@@ -76,7 +76,7 @@ def test_every_card_is_read_and_plan_and_times_add_up(
 
 
 def test_full_agrees_and_closing_is_not_the_end(scene: CardScene, video: Path) -> None:
-    with VideoQA(ranks=1, method="full") as qa:
+    with VideoQA(ranks=1, method="full", cache=False) as qa:
         for card in scene.cards:
             answer = qa.ask(video, card.question, fps=1)
             assert answer.text == card.answer

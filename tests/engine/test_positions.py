@@ -53,6 +53,12 @@ def test_fractions_of_a_tick_are_cut_not_the_interval(interval: float, ticks: li
     assert multimodal_positions([video], 2)[0].tolist() == ticks
 
 
+def test_a_tick_that_rounding_misses_is_counted() -> None:
+    """From 0.2 to 0.7 seconds is half a second, and 0.49999999999999994 in floating point."""
+    span = VideoSpan((0.0, 0.7 - 0.2), rows=1, cols=1)
+    assert multimodal_positions([span], 2)[0].tolist() == [0, 1]
+
+
 def test_a_units_time_is_its_first_frames(request_: Request) -> None:
     """By hand, from the request's frames: 14 units of 3 x 3 tokens behind three tokens of text."""
     positions = multimodal_positions(request_.spans(frames_per_unit=2, merge_size=2), 2)

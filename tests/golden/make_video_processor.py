@@ -1,4 +1,6 @@
-"""Makes video_processor.npz: what transformers' Qwen2VLVideoProcessor gives, for exact comparison.
+"""Makes video_processor.npz: what transformers' Qwen2VLVideoProcessor gives, for exact comparison;
+and random_videos.npz: its grids, checksums and some values for 50 random sizes and lengths. Prints
+how far `patchify_frames` is from it on these.
 
 Run from anywhere, in an environment that has torchvision next to torch:
 
@@ -9,11 +11,22 @@ Python 3.11 (x86-64). A torchvision whose compiled operators do not fit the torc
 to a CPU torch) works too: only the two operators that its import looks up are declared below.
 """
 
+import sys
+from collections.abc import Callable
+from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
+from spava_app.engine.video.preprocess import PixelConfig, patchify_frames, smart_resize
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
+from golden_frames import frames_for, random_videos
+
+# Kept of each random video, evenly from its patches, besides the checksum of all.
+VALUES = 256
 # name: frames, height, width, settings. Odd counts, growing, shrinking, no resize, other patches.
 CASES = {
     "shrink_odd_count": (3, 61, 97, {"min_pixels": 784, "max_pixels": 28 * 28 * 3}),
@@ -49,33 +62,26 @@ CASES = {
 }
 
 
-def frames_for(num_frames: int, height: int, width: int) -> np.ndarray:
-    """[N, H, W, 3] uint8: slopes, edges and fine texture, different in each channel and frame."""
-    n, y, x = np.ogrid[:num_frames, :height, :width]
-    red = 255 * ((x // 5 + y // 7 + n) % 2) + 0 * y
-    green = (x * 3 + y * 5 + n * 40) % 256
-    blue = (x * x + 3 * y * y + 17 * n) % 251
-    return np.stack(np.broadcast_arrays(red, green, blue), axis=-1).astype(np.uint8)
-
-
 def main() -> None:
     library = torch.library.Library("torchvision", "DEF")
     for name in ("nms", "qnms"):
         library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    from transformers.models.qwen2_vl.video_processing_qwen2_vl import (
-        Qwen2VLVideoProcessor,
-        smart_resize,
-    )
+    from transformers.models.qwen2_vl import video_processing_qwen2_vl as theirs
 
+    def process(frames: np.ndarray, settings: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+        """Its patches and grid."""
+        video = torch.from_numpy(frames).permute(0, 3, 1, 2)
+        processor = theirs.Qwen2VLVideoProcessor(**settings)
+        out = processor(videos=[video], return_tensors="pt", do_sample_frames=False)
+        return out["pixel_values_videos"].numpy(), out["video_grid_thw"][0].numpy()
+
+    folder = Path(__file__).parent
+    np.savez_compressed(folder / "random_videos.npz", **compared(process))
     arrays: dict[str, np.ndarray] = {}
     for name, (count, height, width, settings) in CASES.items():
         frames = frames_for(count, height, width)
-        processor = Qwen2VLVideoProcessor(**settings)
-        video = torch.from_numpy(frames).permute(0, 3, 1, 2)
-        out = processor(videos=[video], return_tensors="pt", do_sample_frames=False)
         arrays[f"{name}.frames"] = frames
-        arrays[f"{name}.patches"] = out["pixel_values_videos"].numpy()
-        arrays[f"{name}.grid"] = out["video_grid_thw"][0].numpy()
+        arrays[f"{name}.patches"], arrays[f"{name}.grid"] = process(frames, settings)
     rng = np.random.default_rng(0)
     rows = []
     for _ in range(400):
@@ -83,11 +89,35 @@ def main() -> None:
         low = int(2 ** rng.uniform(8, 18))
         high = low * int(rng.integers(2, 200))
         try:
-            rows.append((height, width, low, high, *smart_resize(height, width, 28, low, high)))
+            size = theirs.smart_resize(height, width, 28, low, high)
+            rows.append((height, width, low, high, *size))
         except ValueError:  # an aspect ratio above 200
             rows.append((height, width, low, high, 0, 0))
     arrays["sizes"] = np.array(rows, dtype=np.int32)
-    np.savez_compressed(Path(__file__).with_name("video_processor.npz"), **arrays)
+    np.savez_compressed(folder / "video_processor.npz", **arrays)
+
+
+def compared(process: Callable[..., tuple[np.ndarray, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Grids, checksums and values of the random videos; says how far the package is from them."""
+    grids, sums, values = [], [], []
+    largest = total = count = same = 0.0
+    for num_frames, height, width, settings in random_videos():
+        frames = frames_for(num_frames, height, width)
+        patches, grid = process(frames, settings)
+        grids.append(grid)
+        sums.append(np.frombuffer(blake2b(patches.tobytes(), digest_size=16).digest(), np.uint8))
+        values.append(patches.reshape(-1)[:: patches.size // VALUES][:VALUES])
+        config = PixelConfig.from_dict(settings)
+        size = smart_resize(height, width, config, num_frames=num_frames)
+        ours, our_grid = patchify_frames(torch.from_numpy(frames), config, size=size)
+        same += our_grid == tuple(grid)
+        off = np.abs(ours.numpy() - patches)
+        largest, total, count = max(largest, off.max()), total + off.sum(), count + off.size
+    told = (
+        f"{len(grids)} videos: {same:.0f} grids the same, {count:.0f} values, largest difference "
+    )
+    sys.stdout.write(f"{told}{largest}, mean {total / count}\n")
+    return {"grids": np.array(grids), "sums": np.array(sums), "values": np.array(values)}
 
 
 if __name__ == "__main__":

@@ -10,15 +10,19 @@ import torch
 from torch import Tensor
 
 from spava_app.engine.comm import Comm
+from spava_app.engine.dealing import deal
+from spava_app.engine.embedding_cache import EmbeddingCache, Kind
 from spava_app.engine.front_end import FrontEnd
 from spava_app.engine.generate import Runner
 from spava_app.engine.media import Media
+from spava_app.engine.parallel.base import make_method
 from spava_app.engine.processors import Processor
 from spava_app.engine.request import Request
+from spava_app.engine.sampler import Sampling
 from spava_app.engine.timing import StageTimer
 from spava_app.engine.weights import load_model
 from spava_app.errors import SpavaError
-from spava_app.prepare import as_media, look
+from spava_app.looking import Asked, as_media, look
 
 # In a prompt: so many tokens of text, or a file and how many of its frames.
 Text = int
@@ -58,6 +62,24 @@ def generate_logits(
     runner.decoder.logits = record
     timer = StageTimer(torch.device("cpu"), lambda stage: None)
     return list(runner.run(request, timer)), rows
+
+
+def encode_with_cache(
+    comm: Comm, folder: Path, processor: Processor, request: Request, cache: Path
+) -> tuple[Tensor, list[int], list[str]]:
+    """This rank's embeddings, which units they are, and the stages that making them took."""
+    stages: list[str] = []
+    front_end = runner_of(comm, folder, processor).front_end
+    assert front_end is not None
+    weight = next(front_end.vision.parameters())
+    kind = Kind.of(folder, processor, front_end.vision.config.out_hidden_size, weight)
+    kept = EmbeddingCache(kind, folder=cache, disk_bytes=10**9)
+    layout = make_method(request.method, request.options).layout(request.shape, comm.world_size)
+    units = deal(request.media, layout)[comm.rank]
+    with torch.inference_mode():
+        timer = StageTimer(torch.device("cpu"), stages.append)
+        rows = replace(front_end, cache=kept).encode(request, units, timer).clone()
+    return rows, units, stages
 
 
 def error_when_only_the_last_fails(
@@ -107,7 +129,7 @@ def media_request(
         if isinstance(part, int):
             ids += [random.randrange(text_ids) for _ in range(part)]
             continue
-        seen = look(part[0], part[1], None)
+        seen = look(part[0], Asked(part[0], "", (), part[1], None, 1, Sampling()))
         fit = processor.fit(len(seen.sample), seen.height, seen.width, picture=seen.picture)
         starts: list[int] = []
         for run in fit.runs:

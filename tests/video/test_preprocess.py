@@ -2,11 +2,13 @@
 how.
 """
 
+from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from golden_frames import frames_for, random_videos
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -54,6 +56,25 @@ def test_patches_are_bit_exact_with_transformers(case, golden):
     assert grid == tuple(golden[f"{case}.grid"]) == grid_for(count, height, width, config)
     assert patches.dtype == torch.float32
     np.testing.assert_array_equal(patches.numpy(), golden[f"{case}.patches"])
+
+
+def test_random_videos_are_bit_exact_with_transformers():
+    """Grid, number of tokens and all pixels of 50 random sizes and lengths."""
+    with np.load(GOLDEN.with_name("random_videos.npz")) as arrays:
+        golden = dict(arrays)
+    videos = random_videos()
+    assert len(videos) == len(golden["grids"]) == 50
+    for i, (count, height, width, settings) in enumerate(videos):
+        config = PixelConfig.from_dict(settings)
+        size = smart_resize(height, width, config, num_frames=count)
+        frames = torch.from_numpy(frames_for(count, height, width))
+        patches, grid = patchify_frames(frames, config, size=size)
+        assert grid == tuple(golden["grids"][i]) == grid_for(count, height, width, config)
+        flat = patches.numpy().reshape(-1)
+        kept = golden["values"][i]
+        off = np.abs(flat[:: flat.size // len(kept)][: len(kept)] - kept)
+        assert off.max() == 0, (off.max(), off.mean())
+        assert blake2b(flat.tobytes(), digest_size=16).digest() == golden["sums"][i].tobytes()
 
 
 def test_sizes_are_those_of_transformers(golden):

@@ -1,0 +1,81 @@
+"""What a file, an array or a model is, told by hashes: names and dates of files are no proof."""
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterable
+from functools import lru_cache, partial
+from pathlib import Path
+
+import numpy as np
+
+from spava_app.engine.weight_files import weight_files
+
+_hash = partial(hashlib.blake2b, digest_size=20)
+
+Stamp = tuple[int, ...]
+
+
+def stamp_of(path: str | Path) -> Stamp:
+    """What changes when a file is written or replaced: its size, times and place on the disk. Empty
+    for what is no regular file, or not there.
+    """
+    try:
+        found = os.stat(path)
+    except OSError:
+        return ()
+    if not stat.S_ISREG(found.st_mode):
+        return ()
+    # The time of change can be set by nobody, unlike that of modification.
+    return (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_dev, found.st_ino)
+
+
+def file_content(path: str | Path) -> tuple[str, Stamp]:
+    """A hash of all bytes of a file, and its stamp at that time; empty if it has none, cannot be
+    read, or is being written. Read once as long as its stamp stays.
+    """
+    stamp = stamp_of(path)
+    content = _file_hash(str(path), stamp) if stamp else ""
+    return (content, stamp) if content else ("", ())
+
+
+@lru_cache(maxsize=1024)
+def _file_hash(path: str, stamp: Stamp) -> str:
+    try:
+        with open(path, "rb") as file:
+            digest = hashlib.file_digest(file, _hash).hexdigest()
+    except OSError:
+        return ""
+    return digest if stamp_of(path) == stamp else ""
+
+
+def array_content(array: np.ndarray) -> str:
+    """A hash of the values, shape and type of an array."""
+    digest = _hash(f"{array.dtype.str} {array.shape} ".encode())
+    digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def joined_content(contents: Iterable[str]) -> str:
+    """The hash of several in their order; empty if one of them is."""
+    parts = list(contents)
+    return _hash(" ".join(parts).encode()).hexdigest() if all(parts) else ""
+
+
+def model_identity(folder: Path) -> str:
+    """A hash of a checkpoint's config.json and of the headers, sizes and times of its weights; all
+    bytes of the weights would take as long as loading them.
+
+    Raises:
+        CheckpointError: the folder holds no weights.
+    """
+    digest = _hash((folder / "config.json").read_bytes())
+    for path in weight_files(folder, allow_pickle=True):
+        header = b""
+        if path.suffix == ".safetensors":
+            with path.open("rb") as file:
+                length = file.read(8)
+                header = file.read(int.from_bytes(length, "little"))
+        found = path.stat()
+        digest.update(f" {path.name} {found.st_size} {found.st_mtime_ns} ".encode() + header)
+    return digest.hexdigest()

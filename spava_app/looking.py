@@ -1,0 +1,162 @@
+"""What a question is about: files, folders or frames, and which frames of them are looked at."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from torch import Tensor
+
+from spava_app.engine.content import file_content, joined_content
+from spava_app.engine.media import Media
+from spava_app.engine.processors import Fit
+from spava_app.engine.sampler import Sampling
+from spava_app.engine.video.frame_source import FrameSource
+from spava_app.engine.video.frames import Frames, natural_order
+from spava_app.engine.video.probe import FolderInfo, PictureInfo, VideoInfo, look_at
+from spava_app.engine.video.sample import FrameSample, sample_rule, sample_times
+from spava_app.errors import InvalidInput
+
+DEFAULT_FPS = 2.0
+MAX_FRAMES = 768  # as qwen-vl-utils; a longer video is sampled evenly
+
+# A file or folder, frames, or several of these.
+Medium = str | Path | Frames | np.ndarray | Tensor
+Files = Medium | Sequence[Medium]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question as a user asks it; see `VideoQA.ask`."""
+
+    video: Files
+    question: str
+    history: Sequence[tuple[str, str]]
+    num_frames: int | None
+    fps: float | None
+    max_new_tokens: int
+    sampling: Sampling
+    frame_rule: str | None = None
+    max_visual_tokens: int | None = None
+
+    @property
+    def media(self) -> Sequence[Medium]:
+        """What the question is about, one by one.
+
+        Raises:
+            InvalidInput: something that is none, or nothing.
+        """
+        given = self.video
+        if isinstance(given, str | Path | Frames | np.ndarray | Tensor):
+            return [given]
+        several = isinstance(given, Sequence) and len(given) > 0
+        if several and all(
+            isinstance(it, str | Path | Frames | np.ndarray | Tensor) for it in given
+        ):
+            return given
+        fix = "give the path of a video, a picture or a folder of pictures, Frames, or a list"
+        raise InvalidInput("video", given, fix)
+
+    @property
+    def all_frames(self) -> bool:
+        """Whether fewer frames would not be what was asked for."""
+        return any(how is not None for how in (self.num_frames, self.fps, self.frame_rule))
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What was looked at, and the frames that are used of it; a picture has no duration."""
+
+    path: str
+    height: int
+    width: int
+    duration: float
+    sample: FrameSample
+    read: Callable[[Sequence[int]], FrameSource]
+    info: VideoInfo | None = None
+
+    @property
+    def picture(self) -> bool:
+        return self.info is None
+
+    def with_frames(self, num_frames: int) -> Self:
+        """The same file with at most so many frames, evenly spaced."""
+        if self.info is None:
+            return self
+        return replace(self, sample=sample_times(self.info, num_frames=num_frames))
+
+    def as_asked(self, asked: Asked) -> Self:
+        """The same file with the frames that are asked for."""
+        if self.info is None:
+            return self
+        return replace(self, sample=_choose(self.info, asked))
+
+
+def look(medium: Medium, asked: Asked, scratch: Path | None = None) -> Seen:
+    """Look at a file, a folder of pictures or frames, and choose frames.
+
+    Args:
+        scratch: a folder to write into, which an array needs.
+
+    Raises:
+        InvalidInput: wrong numbers of frames, an unknown rule, or an array of another kind.
+        VideoError: it cannot be read.
+    """
+    if isinstance(medium, np.ndarray | Tensor):
+        medium = Frames(medium)
+    if isinstance(medium, Frames):
+        return _look_at_frames("frames", medium, asked, scratch)
+    info = look_at(medium)
+    if isinstance(info, FolderInfo):
+        paths = [Path(info.path, name) for name in natural_order(info.names)]
+        return _look_at_frames(info.path, Frames(paths), asked, None)
+    if isinstance(info, PictureInfo):
+        only = FrameSample((0,), (0.0,), 0.0)
+        return Seen(info.path, *info.shape, 0.0, only, lambda frames: info.source())
+    sample = _choose(info, asked)
+    return Seen(info.path, info.height, info.width, info.duration, sample, info.source, info)
+
+
+def _look_at_frames(name: str, frames: Frames, asked: Asked, scratch: Path | None) -> Seen:
+    info = frames.info()
+    sample = _choose(info, asked)
+
+    def read(chosen: Sequence[int]) -> FrameSource:
+        return frames.source(chosen, scratch)
+
+    return Seen(name, *frames.shape(), info.duration, sample, read, info)
+
+
+def _choose(info: VideoInfo, asked: Asked) -> FrameSample:
+    if asked.frame_rule is not None:
+        if asked.fps is not None:
+            raise InvalidInput("fps", asked.fps, "a frame_rule takes num_frames instead")
+        return sample_rule(info, asked.frame_rule, asked.num_frames)
+    if asked.num_frames is None and asked.fps is None:
+        return sample_times(info, fps=DEFAULT_FPS, max_frames=MAX_FRAMES)
+    return sample_times(info, num_frames=asked.num_frames, fps=asked.fps)
+
+
+def as_media(file: Seen, fit: Fit, starts: tuple[int, ...]) -> Media:
+    """What the ranks are told of a file that fits into the prompt in this way."""
+    source = file.read(file.sample.frames)
+    return Media(
+        path=source.name,
+        picture=file.picture,
+        frames=file.sample.frames,
+        times=file.sample.times,
+        size=fit.size,
+        grid=fit.grid,
+        unit_tokens=fit.unit_tokens,
+        starts=starts,
+        source=source,
+    )
+
+
+def hashed(media: Media) -> Media:
+    """The same, with what its embeddings are kept under."""
+    files = [file_content(path) for path in media.source.paths]
+    if len(files) == 1:
+        return replace(media, content=files[0][0], stamp=files[0][1])
+    return replace(media, content=joined_content(content for content, _ in files))
