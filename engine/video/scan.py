@@ -89,16 +89,8 @@ def check_whole(container: InputContainer, path: str, end: Fraction, pulse: Puls
     Args:
         container: newly opened; read only in doubt, because sound may go on after the pictures.
     """
-    ends = [
-        ((stream.start_time or 0) + stream.duration) * stream.time_base
-        for stream in container.streams
-        if stream.duration and stream.time_base
-    ]
     start = Fraction(container.start_time or 0, 10**6)
-    # Other kinds of files have no header that says it: their length is an estimate.
-    if not ends or container.format.name.split(",")[0] not in {"mov", "matroska", "avi"}:
-        return
-    says = max(ends)
+    says = start + _promised(container)
     slack = max(_MISSING_SECONDS, _MISSING_SHARE * float(says - start))
     if says - end <= slack:
         return
@@ -113,6 +105,23 @@ def check_whole(container: InputContainer, path: str, end: Fraction, pulse: Puls
     if says - end > slack:
         holds = f"{float(end - start):.1f} of {float(says - start):.1f} s"
         fail(path, f"it is cut short, {holds} are there; copy or download it again")
+
+
+def _promised(container: InputContainer) -> Fraction:
+    """Seconds that the header says there are; 0 where it says nothing, and the library's duration
+    is an estimate from what it found.
+    """
+    streams = container.streams
+    match container.format.name.split(",")[0]:
+        case "mov":
+            spans = [s.duration * s.time_base for s in streams if s.duration and s.time_base]
+            return max(spans, default=Fraction())
+        case "matroska":
+            return Fraction(container.duration or 0, 10**6)
+        case "avi":
+            spans = [s.frames / s.average_rate for s in streams.video if s.average_rate]
+            return max(spans, default=Fraction())
+    return Fraction()
 
 
 def _pictures(container: InputContainer, stream: VideoStream) -> Iterator["Packet[VideoStream]"]:
