@@ -90,7 +90,7 @@ def check_whole(container: InputContainer, path: str, end: Fraction, pulse: Puls
         container: newly opened; read only in doubt, because sound may go on after the pictures.
     """
     start = Fraction(container.start_time or 0, 10**6)
-    says = start + _promised(container)
+    says = _promised_end(container)
     slack = max(_MISSING_SECONDS, _MISSING_SHARE * float(says - start))
     if says - end <= slack:
         return
@@ -107,20 +107,24 @@ def check_whole(container: InputContainer, path: str, end: Fraction, pulse: Puls
         fail(path, f"it is cut short, {holds} are there; copy or download it again")
 
 
-def _promised(container: InputContainer) -> Fraction:
-    """Seconds that the header says there are; 0 where it says nothing, and the library's duration
+def _promised_end(container: InputContainer) -> Fraction:
+    """When it ends, in seconds, by its header; 0 where that says nothing and the library's duration
     is an estimate from what it found.
     """
     streams = container.streams
     match container.format.name.split(",")[0]:
         case "mov":
-            spans = [s.duration * s.time_base for s in streams if s.duration and s.time_base]
-            return max(spans, default=Fraction())
+            ends = [
+                ((stream.start_time or 0) + stream.duration) * stream.time_base
+                for stream in streams
+                if stream.duration and stream.time_base
+            ]
+            return max(ends, default=Fraction())
         case "matroska":
             return Fraction(container.duration or 0, 10**6)
         case "avi":
-            spans = [s.frames / s.average_rate for s in streams.video if s.average_rate]
-            return max(spans, default=Fraction())
+            ends = [s.frames / s.average_rate for s in streams.video if s.average_rate]
+            return max(ends, default=Fraction())
     return Fraction()
 
 

@@ -106,8 +106,9 @@ def test_one_frame(ending, codec, tmp_path, sequential):
     assert check(path, sequential).num_frames == 1
 
 
-def test_a_stream_that_starts_late(tmp_path, sequential):
-    path = tmp_path / "late.mkv"
+@pytest.mark.parametrize("ending", ["mkv", "mp4", "mov", "ts"])
+def test_a_stream_that_starts_late(ending, tmp_path, sequential):
+    path = tmp_path / f"late.{ending}"
     write_video(path, list(range(700, 790)), Fraction(1, 30), options=CODECS["h264"][1])
     info = check(path, sequential)
     assert info.index.pts[0] * info.index.time_base > 20
