@@ -15,7 +15,7 @@ from av.packet import Packet
 from av.video.stream import VideoStream
 
 from spava_app.engine.video.pulse import Pulse
-from spava_app.engine.video.source import fail
+from spava_app.engine.video.source import demux, fail
 
 # 38 hours at 60 frames a second; what is needed per packet is bounded too.
 _MOST_PACKETS = 2**23
@@ -95,7 +95,7 @@ def check_whole(container: InputContainer, path: str, end: Fraction, pulse: Puls
     if says - end <= slack:
         return
     try:
-        for packet in container.demux():
+        for packet in demux(container):
             pulse.beat()
             if packet.size and packet.time_base and packet.dts is not None:
                 stamp = max(packet.dts, packet.pts or packet.dts) + (packet.duration or 0)
@@ -130,7 +130,7 @@ def _promised_end(container: InputContainer) -> Fraction:
 
 def _pictures(container: InputContainer, stream: VideoStream) -> Iterator["Packet[VideoStream]"]:
     vp8 = stream.codec_context.name == "vp8"
-    for packet in container.demux(stream):
+    for packet in demux(container, stream):
         # Empty packets flush the decoder or repeat the picture before. A VP8 frame may be hidden,
         # for reference only: its show_frame bit is then 0 (RFC 6386, 9.1).
         if packet.size and not (vp8 and not bytes(packet)[0] & 0x10):

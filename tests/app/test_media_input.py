@@ -96,7 +96,7 @@ def test_damage_is_reported_and_the_rest_is_read(
     data, base = bytearray(video.read_bytes()), packets[0].time_base
     last = scene.cards[-1]
     assert last.start > 50
-    # A second in the middle; what refers to it is damaged too, up to the next key frame, after 25 s.
+    # A second in the middle; what refers to it is damaged too, until the key frame after 25 s.
     hit = [packet for packet in packets if 23.5 < float((packet.pts or 0) * base) < 24.5]
     for packet in hit:
         assert packet.pos is not None
