@@ -38,7 +38,8 @@ def repeat(minute: Path, path: Path, times: int) -> None:
         assert isinstance(copy, VideoStream)
         packets = [packet for packet in source.demux(stream) if packet.size]
         stamps = [(packet.pts or 0, packet.dts or 0) for packet in packets]
-        span = stream.duration or 0
+        first, last = min(stamps)[0], max(stamps)[0]
+        span = last - first + round((last - first) / (len(stamps) - 1))
         for turn in range(times):
             for packet, (pts, dts) in zip(packets, stamps, strict=True):
                 packet.pts, packet.dts = pts + turn * span, dts + turn * span

@@ -21,7 +21,7 @@ from spava_app.errors import VideoError
 # Without a sign of life for so long a decoder hangs; it gives one every second. Long enough to
 # start Python on a busy machine with a cold disk.
 SILENCE = 30.0
-_CONVERT = "convert the file: ffmpeg -i video out.mp4"
+CONVERT = "convert the file: ffmpeg -i video out.mp4"
 
 
 class DecoderProcess:
@@ -99,7 +99,7 @@ class DecoderProcess:
 
     def _fail(self, how: str) -> NoReturn:
         self.end()
-        raise VideoError("video", self._path, f"the decoder {how}; {_CONVERT}") from None
+        raise VideoError("video", self._path, f"the decoder {how}; {CONVERT}") from None
 
 
 _idle: list[DecoderProcess] = []

@@ -19,6 +19,7 @@ FORMATS = {
 Image.MAX_IMAGE_PIXELS = MOST_PIXELS // 2  # a warning; twice as many are refused
 _TURNED = range(5, 9)  # values of the orientation tag that swap the sides
 _ORIENTATION = 0x0112
+_DAMAGED = "this picture is damaged; copy or convert it again"
 
 
 def picture_size(path: str) -> tuple[int, int] | None:
@@ -30,11 +31,15 @@ def picture_size(path: str) -> tuple[int, int] | None:
     try:
         with Image.open(path, formats=tuple(FORMATS)) as picture:
             width, height = picture.size
-            turned = picture.getexif().get(_ORIENTATION) in _TURNED
     except Image.DecompressionBombError:
         fail(path, f"a picture may have at most {MOST_PIXELS} pixels; scale it down")
     except (OSError, SyntaxError, ValueError, TypeError, KeyError, EOFError):
         return None  # damaged beyond telling: no video either, as will be said
+    try:
+        with Image.open(path, formats=tuple(FORMATS)) as picture:
+            turned = picture.getexif().get(_ORIENTATION) in _TURNED
+    except Exception:  # noqa: BLE001 (damage shows as any of many errors)
+        fail(path, _DAMAGED)
     return (width, height) if turned else (height, width)
 
 
@@ -50,4 +55,4 @@ def read_picture(path: str) -> np.ndarray:
     except MemoryError:
         raise
     except Exception:  # noqa: BLE001 (damage shows as any of many errors)
-        fail(path, "this picture is damaged; copy or convert it again")
+        fail(path, _DAMAGED)

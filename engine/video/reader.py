@@ -13,7 +13,7 @@ from av.video.reformatter import VideoReformatter
 
 from spava_app.engine.video.frame_source import FrameSource
 from spava_app.engine.video.pulse import Pulse
-from spava_app.engine.video.source import check_file, fail, open_video, video_stream
+from spava_app.engine.video.source import check_file, demux, fail, open_video, video_stream
 
 # A seek throws away the pictures the decoder has in flight; below this many frames it saves none.
 _SEEK_COST = 8
@@ -156,7 +156,7 @@ class VideoReader:
 
     def _decoded(self) -> Iterator[tuple[int, VideoFrame, bool]]:
         """The pictures from here on: time stamp, picture, and whether it is whole."""
-        packets, context = self._container.demux(self._stream), self._stream.codec_context
+        packets, context = demux(self._container, self._stream), self._stream.codec_context
         self._healthy = True
         while True:
             try:

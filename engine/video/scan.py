@@ -15,7 +15,7 @@ from av.packet import Packet
 from av.video.stream import VideoStream
 
 from spava_app.engine.video.pulse import Pulse
-from spava_app.engine.video.source import fail
+from spava_app.engine.video.source import demux, fail
 
 # 38 hours at 60 frames a second; what is needed per packet is bounded too.
 _MOST_PACKETS = 2**23
@@ -89,21 +89,13 @@ def check_whole(container: InputContainer, path: str, end: Fraction, pulse: Puls
     Args:
         container: newly opened; read only in doubt, because sound may go on after the pictures.
     """
-    ends = [
-        ((stream.start_time or 0) + stream.duration) * stream.time_base
-        for stream in container.streams
-        if stream.duration and stream.time_base
-    ]
     start = Fraction(container.start_time or 0, 10**6)
-    # Other kinds of files have no header that says it: their length is an estimate.
-    if not ends or container.format.name.split(",")[0] not in {"mov", "matroska", "avi"}:
-        return
-    says = max(ends)
+    says = _promised_end(container)
     slack = max(_MISSING_SECONDS, _MISSING_SHARE * float(says - start))
     if says - end <= slack:
         return
     try:
-        for packet in container.demux():
+        for packet in demux(container):
             pulse.beat()
             if packet.size and packet.time_base and packet.dts is not None:
                 stamp = max(packet.dts, packet.pts or packet.dts) + (packet.duration or 0)
@@ -115,9 +107,30 @@ def check_whole(container: InputContainer, path: str, end: Fraction, pulse: Puls
         fail(path, f"it is cut short, {holds} are there; copy or download it again")
 
 
+def _promised_end(container: InputContainer) -> Fraction:
+    """When it ends, in seconds, by its header; 0 where that says nothing and the library's duration
+    is an estimate from what it found.
+    """
+    streams = container.streams
+    match container.format.name.split(",")[0]:
+        case "mov":
+            ends = [
+                ((stream.start_time or 0) + stream.duration) * stream.time_base
+                for stream in streams
+                if stream.duration and stream.time_base
+            ]
+            return max(ends, default=Fraction())
+        case "matroska":
+            return Fraction(container.duration or 0, 10**6)
+        case "avi":
+            ends = [s.frames / s.average_rate for s in streams.video if s.average_rate]
+            return max(ends, default=Fraction())
+    return Fraction()
+
+
 def _pictures(container: InputContainer, stream: VideoStream) -> Iterator["Packet[VideoStream]"]:
     vp8 = stream.codec_context.name == "vp8"
-    for packet in container.demux(stream):
+    for packet in demux(container, stream):
         # Empty packets flush the decoder or repeat the picture before. A VP8 frame may be hidden,
         # for reference only: its show_frame bit is then 0 (RFC 6386, 9.1).
         if packet.size and not (vp8 and not bytes(packet)[0] & 0x10):

@@ -5,8 +5,9 @@ Only the decoder process runs this.
 
 import os
 import stat
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import av
 from av.container import InputContainer
@@ -102,3 +103,19 @@ def video_stream(container: InputContainer, path: str) -> VideoStream:
                 fail(path, "no decoder is available for this video; convert it to h264")
             return stream
     fail(path, "the file holds no video stream; give a file that has pictures, not only sound")
+
+
+def demux(container: InputContainer, *streams: VideoStream) -> Iterator[Any]:
+    """The packets of some streams, or of all, from where the container stands to its end. Those of
+    a stream that only appears on the way, as in broadcasts, are left out: the library trips over
+    them.
+
+    Raises:
+        FFmpegError: the rest cannot be read.
+    """
+    while True:
+        try:
+            yield from container.demux(*streams)
+        except IndexError:
+            continue
+        return
