@@ -32,12 +32,17 @@ PATCHES_PER_TOKEN = 4
 
 @dataclass(frozen=True)
 class FrontEnd:
-    """A vision tower on one rank, how its frames are prepared, and what is kept of them."""
+    """A vision tower on one rank, how its frames are prepared, and what is kept of them.
+
+    Attributes:
+        threads: for decoding.
+    """
 
     vision: VisionTower | InternVisionTower
     processor: Processor
     comm: Comm
     cache: EmbeddingCache = field(default_factory=EmbeddingCache)
+    threads: int = 2
 
     @cached_property
     def _weight(self) -> Tensor:
@@ -96,6 +101,7 @@ class FrontEnd:
             self.processor,
             batch_units=self.processor.units_per_call(medium),
             device=self._weight.device,
+            threads=self.threads,
             timings=timer.seconds,
             damaged=damaged,
         )
@@ -103,7 +109,7 @@ class FrontEnd:
             with timer.stage("vision"):
                 pixels = pixels.to(self._weight.dtype)
                 made.append((batch, self.processor.encode(self.vision, pixels, medium, len(batch))))
-        return made, not damaged
+        return sorted(made, key=lambda batch: batch[0][0]), not damaged
 
     def deliver(
         self, request: Request, layout: Layout, dealt: Sequence[Sequence[int]], encoded: Tensor

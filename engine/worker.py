@@ -102,7 +102,7 @@ def _start(settings: WorkerSettings) -> Runner:
                 disk_bytes=DISK_BYTES,
                 memory_bytes=MEMORY_BYTES,
             )
-        front_end = FrontEnd(model.vision, processor, comm, cache)
+        front_end = FrontEnd(model.vision, processor, comm, cache, max(2, settings.threads))
     return Runner(model.decoder, front_end, comm)
 
 

@@ -102,6 +102,8 @@ class DecoderProcess:
         raise VideoError("video", self._path, f"the decoder {how}; {CONVERT}") from None
 
 
+# As many as one caller may use at a time.
+_KEPT = 8
 _idle: list[DecoderProcess] = []
 _lock = threading.Lock()
 
@@ -116,7 +118,7 @@ def decoder_process() -> Iterator[DecoderProcess]:
         yield process
     finally:
         with _lock:
-            keep = not process.busy and not _idle and process.process.poll() is None
+            keep = not process.busy and len(_idle) < _KEPT and process.process.poll() is None
             if keep:
                 _idle.append(process)
         if not keep:

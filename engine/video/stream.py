@@ -1,18 +1,23 @@
-"""The pixels of one rank: decode and prepare a range of units, a few at a time."""
+"""The pixels of one rank: decode and prepare some units, a few at a time."""
 
 import warnings
-from collections.abc import Iterator, MutableMapping, Sequence
-from contextlib import closing
-from itertools import islice
+from collections.abc import Generator, Iterator, MutableMapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from itertools import chain, islice
 from time import perf_counter
 
 import torch
 from torch import Tensor
 
+from spava_app.engine.layout import shard
 from spava_app.engine.media import Media
 from spava_app.engine.processors import Processor
-from spava_app.engine.video.decode import decode_frames
+from spava_app.engine.video.decode import Group, decode_frames
 from spava_app.errors import VideoWarning
+
+# A decoder gains little from more threads; more processes decode other parts of the file instead.
+_THREADS, _PROCESSES = 4, 8
 
 
 def stream_units(
@@ -28,20 +33,22 @@ def stream_units(
 ) -> Iterator[tuple[Sequence[int], Tensor]]:
     """Decode and prepare some units of a medium; their pixels do not depend on the batches.
 
-    Only the frames of `units` are decoded, in a process that runs ahead by a bounded number of
+    Only the frames of `units` are decoded, in processes that run ahead by a bounded number of
     bytes. Here pictures of one unit are held, and the pixels of at most `batch_units`.
 
     Args:
         units: of the medium, ascending; may be none.
         batch_units: units per step, at least 1.
         device: where pictures are resized and pixels lie.
-        threads: decoder threads.
+        threads: of all decoders together, at least 1. Up to 4 are one process; more are several,
+            each with a part of the units.
         timings: host seconds spent are added to its "decode" (waiting for pictures) and
             "preprocess".
         damaged: seconds of frames that are damaged are added to it.
 
     Yields:
-        The units of the step and their pixels, as the vision tower takes them, on `device`.
+        The units of the step and their pixels, as the vision tower takes them, on `device`; each
+        unit once, the parts of several processes in turn.
 
     Raises:
         VideoError: the file was changed, or cannot be decoded.
@@ -50,22 +57,60 @@ def stream_units(
         VideoWarning: frames are damaged and the nearest whole ones before them were taken.
     """
     span, spent = processor.frames_per_unit, timings if timings is not None else {}
-    count = len(media.frames)
-    places = [i for unit in units for i in range(unit * span, min((unit + 1) * span, count))]
-    source = media.source.pick(places)
     lost = damaged if damaged is not None else []
-    with closing(decode_frames(source, group=span, threads=threads)) as groups:
-        for start in range(0, len(units), batch_units):
-            step, prepared = units[start : start + batch_units], []
-            clock = perf_counter()
-            for group in islice(groups, len(step)):
-                decoded = perf_counter()
-                spent["decode"] = spent.get("decode", 0.0) + decoded - clock
-                pictures = torch.from_numpy(group.pictures).to(device)
-                prepared.append(processor.prepare(pictures, media))
-                lost += [media.times[places[place]] for place in group.damaged]
+    processes = max(1, min(_PROCESSES, threads // _THREADS, -(-len(units) // batch_units)))
+    with ExitStack() as stack:
+        parts = [_Part(media, units[own.start : own.stop]) for own in _shards(units, processes)]
+        streams = [
+            stack.enter_context(closing(part.groups(span, min(threads, _THREADS))))
+            for part in parts
+        ]
+        clock = perf_counter()
+        started = dict(zip(parts, _started(streams), strict=True))
+        spent["decode"] = spent.get("decode", 0.0) + perf_counter() - clock
+        for first in range(0, max(len(part.units) for part in parts), batch_units):
+            for part, groups in started.items():
+                step, prepared = part.units[first : first + batch_units], []
                 clock = perf_counter()
-                spent["preprocess"] = spent.get("preprocess", 0.0) + clock - decoded
-            yield step, torch.cat(prepared)
+                for group in islice(groups, len(step)):
+                    decoded = perf_counter()
+                    spent["decode"] += decoded - clock
+                    pictures = torch.from_numpy(group.pictures).to(device)
+                    prepared.append(processor.prepare(pictures, media))
+                    lost += [media.times[part.places[place]] for place in group.damaged]
+                    clock = perf_counter()
+                    spent["preprocess"] = spent.get("preprocess", 0.0) + clock - decoded
+                if prepared:
+                    yield step, torch.cat(prepared)
     if lost:
-        warnings.warn(VideoWarning(media.path, tuple(lost)), stacklevel=2)
+        warnings.warn(VideoWarning(media.path, tuple(sorted(lost))), stacklevel=2)
+
+
+class _Part:
+    """The units that one process decodes."""
+
+    def __init__(self, media: Media, units: Sequence[int]) -> None:
+        self.media, self.units = media, units
+        self.places: list[int] = []
+
+    def groups(self, span: int, threads: int) -> Generator[Group, None, None]:
+        """The frames of each unit, of `span` frames."""
+        count = len(self.media.frames)
+        for unit in self.units:
+            self.places += range(unit * span, min((unit + 1) * span, count))
+        source = self.media.source.pick(self.places)
+        return decode_frames(source, group=span, threads=threads)
+
+
+def _shards(units: Sequence[int], number: int) -> list[range]:
+    return [shard(len(units), part, number) for part in range(number)]
+
+
+def _started(streams: Sequence[Generator[Group, None, None]]) -> list[Iterator[Group]]:
+    """The same, all of them decoding: a stream starts when its first group is asked for."""
+    with ThreadPoolExecutor(len(streams)) as pool:
+        firsts = list(pool.map(lambda stream: next(stream, None), streams))
+    return [
+        iter(()) if first is None else chain((first,), stream)
+        for first, stream in zip(firsts, streams, strict=True)
+    ]

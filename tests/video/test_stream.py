@@ -85,3 +85,22 @@ def test_timings_add_up(media_of):
 
 def test_a_rank_without_units(media_of):
     assert list(stream_units(media_of(4), range(2, 2), PROCESSOR, batch_units=8)) == []
+
+
+@pytest.mark.parametrize("num_frames", [20, 17])
+def test_several_processes_decode_parts_of_the_units(num_frames, media_of):
+    """Twelve threads are three processes: the same pixels, each unit once, in any order."""
+    media = media_of(num_frames)
+    units = [0, 1, 2, 4, 5, 7, media.num_units - 1]
+    alone = dict(one_by_one(stream_units(media, units, PROCESSOR, batch_units=3)))
+    together = dict(one_by_one(stream_units(media, units, PROCESSOR, batch_units=1, threads=12)))
+    assert list(together) != sorted(together)
+    assert sorted(together) == list(alone) == units
+    for unit, pixels in alone.items():
+        np.testing.assert_array_equal(together[unit].numpy(), pixels.numpy())
+
+
+def one_by_one(steps):
+    """The units of all steps and the pixels of each."""
+    for step, pixels in steps:
+        yield from zip(step, pixels.chunk(len(step)), strict=True)
