@@ -1,0 +1,220 @@
+"""How long a file takes to become visual embeddings on all ranks, and how much of decoding is
+hidden behind the vision tower.
+
+    python -m spava_app.engine.bench.frames --ranks 1 2 --json frames.json
+
+Writes a video (one encoded minute, copied), takes frames of it at a rate, and runs the front end as
+a question does: each rank decodes and encodes the units its blocks need. A vision tower of a
+published size has random weights. Everything runs twice; the second time is told. `hidden` is the
+share of the seconds that decoding takes by itself for which the front end did not wait.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import spava_app
+from spava_app.engine.bench.group import versions
+from spava_app.engine.bench.report import say
+from spava_app.engine.comm import Comm
+from spava_app.engine.dealing import deal
+from spava_app.engine.front_end import FrontEnd
+from spava_app.engine.media import Media
+from spava_app.engine.models import geometries
+from spava_app.engine.models.qwen2_5_vl import VisionConfig, VisionTower
+from spava_app.engine.parallel.base import make_method
+from spava_app.engine.processors import QwenProcessor
+from spava_app.engine.request import Request
+from spava_app.engine.timing import StageTimer
+from spava_app.engine.video.bench_clip import repeat, write_minute
+from spava_app.engine.video.pixel_config import PixelConfig
+from spava_app.engine.video.probe import probe
+from spava_app.engine.video.sample import sample_times
+from spava_app.engine.video.stream import stream_units
+
+EMBEDDED = Path(spava_app.__file__).parent / "assets" / "spava-tiny-vl"
+# Frames keep their size, whatever a checkpoint's own limits are.
+PIXELS = PixelConfig(min_pixels=1, max_pixels=2**24)
+PROCESSOR = QwenProcessor(PIXELS, PIXELS, frozenset())
+GEOMETRIES = ("Qwen2.5-VL-3B", "Qwen2.5-VL-7B", "embedded")
+TEXT = 32  # tokens before and after the video
+
+
+class _DecodeOnly(QwenProcessor):
+    """Pictures are not resized."""
+
+    def prepare(self, frames: torch.Tensor, media: Media) -> torch.Tensor:
+        return frames[:, 0, 0, 0]
+
+
+DECODE_ONLY = _DecodeOnly(PIXELS, PIXELS, frozenset())
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What all ranks share; `vision` is a `vision_config`."""
+
+    request: Request
+    vision: dict[str, Any]
+    device: str
+    world_size: int
+    rendezvous: str
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run, print a line per number of ranks and write `--json`."""
+    on_gpu = torch.cuda.is_available()
+    parser = argparse.ArgumentParser(
+        prog="python -m spava_app.engine.bench.frames",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results there")
+    parser.add_argument("--ranks", type=int, nargs="+", default=[1], help="default: %(default)s")
+    parser.add_argument("--minutes", type=int, default=60, help="default: %(default)s")
+    parser.add_argument("--height", type=int, default=360, help="16:9; default: %(default)s")
+    parser.add_argument("--rate", type=int, default=30, help="of the file; default: %(default)s")
+    parser.add_argument("--fps", type=float, default=1.0, help="looked at; default: %(default)s")
+    default = "Qwen2.5-VL-7B" if on_gpu else "embedded"
+    parser.add_argument("--geometry", default=default, choices=GEOMETRIES, help="%(default)s")
+    device = "cuda" if on_gpu else "cpu"
+    parser.add_argument("--device", default=device, help="default: %(default)s")
+    options = parser.parse_args(arguments)
+    if min(options.minutes, options.rate, *options.ranks) < 1 or options.fps <= 0:
+        parser.error("--minutes, --rate, --ranks and --fps must be positive")
+    if options.height < 64 or options.height % 2:
+        parser.error("--height must be even, and at least 64")
+    found = versions(options.device)
+    say(", ".join(f"{name} {value}" for name, value in found.items() if value))
+    with tempfile.TemporaryDirectory(prefix="spava-bench-") as folder:
+        media, made = _media(Path(folder), options)
+        say(f"{media.num_units * 2} frames of {options.minutes} min at {options.height} p")
+        vision = _vision(options.geometry)
+        rows = [_measure(media, vision, options.device, ranks) for ranks in options.ranks]
+    if options.json is not None:
+        settings = {name: value for name, value in vars(options).items() if name != "json"}
+        whole = {"versions": found, **settings, **made, "rows": rows, "tokens": media.num_tokens}
+        options.json.write_text(json.dumps(whole, indent=1) + "\n")
+    return 0
+
+
+def _vision(geometry: str) -> dict[str, Any]:
+    if geometry == "embedded":
+        return json.loads((EMBEDDED / "config.json").read_text())["vision_config"]
+    return geometries.GEOMETRIES[geometry]["vision_config"]
+
+
+def _media(folder: Path, options: argparse.Namespace) -> tuple[Media, dict[str, float]]:
+    """The video, written and looked at, with the seconds of both."""
+    began = time.perf_counter()
+    height, width = options.height, options.height * 16 // 9 // 2 * 2
+    write_minute(folder / "minute.mp4", size=(height, width), fps=options.rate, key_every=250)
+    repeat(folder / "minute.mp4", folder / "long.mp4", options.minutes)
+    written = time.perf_counter()
+    info = probe(folder / "long.mp4")
+    looked = time.perf_counter()
+    sample = sample_times(info, fps=options.fps)
+    fit = PROCESSOR.fit(len(sample), info.height, info.width, picture=False)
+    starts = range(TEXT, TEXT + fit.grid[0] * fit.unit_tokens, fit.unit_tokens)
+    media = Media(
+        path=info.path,
+        picture=False,
+        frames=sample.frames,
+        times=sample.times,
+        size=fit.size,
+        grid=fit.grid,
+        unit_tokens=fit.unit_tokens,
+        starts=tuple(starts),
+        source=info.source(sample.frames),
+    )
+    return media, {"write_seconds": written - began, "probe_seconds": looked - written}
+
+
+def _measure(media: Media, vision: dict[str, Any], device: str, ranks: int) -> dict[str, Any]:
+    request = Request(
+        token_ids=(0,) * (media.num_tokens + 2 * TEXT),
+        query_len=TEXT,
+        system_len=TEXT,
+        question_len=TEXT,
+        method="spava",
+        options={},
+        max_new_tokens=1,
+        stop_ids=(),
+        media=(media,),
+    )
+    context = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as folder:
+        setup = Setup(request, vision, device, ranks, f"file://{folder}/rendezvous")
+        pipes, processes = [], []
+        for rank in range(ranks):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_rank, args=(rank, setup, theirs), daemon=True)
+            process.start()
+            theirs.close()
+            pipes.append(ours)
+            processes.append(process)
+        answers = [pipe.recv() for pipe in pipes]
+        for process in processes:
+            process.join(10)
+    slowest = {name: max(answer[name] for answer in answers) for name in answers[0]}
+    hidden = 1 - slowest["decode"] / slowest["decode_alone"]
+    stages = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in slowest.items())
+    say(f"{ranks} ranks: {stages}; {hidden:.0%} of decoding hidden")
+    return {"ranks": ranks, "slowest": slowest, "hidden": hidden, "by_rank": answers}
+
+
+def _rank(rank: int, setup: Setup, pipe: Connection) -> None:
+    threads = max(2, (os.cpu_count() or 1) // setup.world_size)
+    torch.set_num_threads(threads)
+    device = torch.device(setup.device)
+    if device.type == "cuda":
+        device = torch.device("cuda", rank)
+        torch.cuda.set_device(device)
+    comm = Comm.connect(
+        rank,
+        setup.world_size,
+        init_method=setup.rendezvous,
+        backend="nccl" if device.type == "cuda" else "gloo",
+        deadline=600.0,
+    )
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    with torch.device(device):
+        tower = VisionTower(VisionConfig.from_hf({"vision_config": setup.vision})).to(dtype)
+    front_end = FrontEnd(tower, PROCESSOR, comm, threads=threads)
+    request = setup.request
+    layout = make_method(request.method, {}).layout(request.shape, setup.world_size)
+    dealt = deal(request.media, layout)
+    timer, total = StageTimer(device, lambda stage: None), 0.0
+    for _ in range(2):
+        comm.any(False, device)  # ranks begin together
+        timer = StageTimer(device, lambda stage: None)
+        began = time.perf_counter()
+        with torch.inference_mode():
+            encoded = front_end.encode(request, dealt[rank], timer)
+            front_end.deliver(request, layout, dealt, encoded)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+        total = time.perf_counter() - began
+    comm.any(False, device)
+    began = time.perf_counter()
+    [media] = request.media
+    for _ in stream_units(media, dealt[rank], DECODE_ONLY, batch_units=1, threads=threads):
+        pass
+    alone = time.perf_counter() - began
+    pipe.send({**timer.seconds, "total": total, "decode_alone": alone})
+    comm.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
