@@ -28,6 +28,8 @@ from spava_app.engine.video.stream import stream_units
 
 # Patches that become one token, in all supported towers.
 PATCHES_PER_TOKEN = 4
+# Units that are sent to the cache at a time.
+UNITS_KEPT = 64
 
 
 @dataclass(frozen=True)
@@ -75,26 +77,40 @@ class FrontEnd:
         Raises:
             VideoError: a frame of them cannot be read.
         """
-        encoded = [self._weight.new_empty(0, self.vision.config.out_hidden_size)]
-        for medium, _, part in _parts(request.media, units):
-            with self.cache.entry(medium) as entry:
-                for run, kept in entry.read(part):
-                    if kept is not None:
-                        encoded.append(kept.to(self._weight.device))
-                        continue
-                    made, whole = self._make(medium, run, timer)
-                    encoded += [rows for _, rows in made]
-                    if whole:  # else the next question would not hear of it
-                        for batch, rows in made:
-                            entry.write(batch, rows)
-        return torch.cat(encoded)
+        hidden = self.vision.config.out_hidden_size
+        parts = list(_parts(request.media, units))
+        tokens = sum(medium.unit_tokens * len(part) for medium, _, part in parts)
+        encoded = self._weight.new_empty(tokens, hidden)
+        start = 0
+        for medium, _, part in parts:
+            stop = start + medium.unit_tokens * len(part)
+            self._fill(encoded[start:stop].view(len(part), -1, hidden), medium, part, timer)
+            start = stop
+        return encoded
 
-    def _make(
-        self, medium: Media, units: Sequence[int], timer: StageTimer
-    ) -> tuple[list[tuple[Sequence[int], Tensor]], bool]:
-        """Embeddings of units, some at a time; and whether all of their frames were whole."""
+    def _fill(self, out: Tensor, medium: Media, units: list[int], timer: StageTimer) -> None:
+        """Put the embeddings of `units` into `out`, `[units, tokens of a unit, hidden]`: those that
+        are kept, and the others made.
+        """
+        with self.cache.entry(medium) as entry:
+            start = 0
+            for run, kept in entry.read(units):
+                rows = out[start : start + len(run)]
+                start += len(run)
+                if kept is not None:
+                    rows.copy_(kept.view(rows.shape))
+                elif self._make(rows, medium, run, timer):
+                    for first in range(0, len(run), UNITS_KEPT):
+                        step = slice(first, first + UNITS_KEPT)
+                        entry.write(run[step], rows[step])
+
+    def _make(self, out: Tensor, medium: Media, units: Sequence[int], timer: StageTimer) -> bool:
+        """Decode and encode `units` into `out`; whether all of their frames were whole: what is
+        damaged is not kept, or the next question would not hear of it.
+        """
         timer.begin("decode")
-        made, damaged = [], []
+        damaged: list[float] = []
+        place = {unit: index for index, unit in enumerate(units)}
         stream = stream_units(
             medium,
             units,
@@ -108,8 +124,10 @@ class FrontEnd:
         for batch, pixels in stream:
             with timer.stage("vision"):
                 pixels = pixels.to(self._weight.dtype)
-                made.append((batch, self.processor.encode(self.vision, pixels, medium, len(batch))))
-        return sorted(made, key=lambda batch: batch[0][0]), not damaged
+                rows = self.processor.encode(self.vision, pixels, medium, len(batch))
+                places = torch.tensor([place[unit] for unit in batch], device=out.device)
+                out[places] = rows.view(len(batch), *out.shape[1:])
+        return not damaged
 
     def deliver(
         self, request: Request, layout: Layout, dealt: Sequence[Sequence[int]], encoded: Tensor

@@ -17,7 +17,7 @@ from spava_app.engine.video.decode import Group, decode_frames
 from spava_app.errors import VideoWarning
 
 # A decoder gains little from more threads; more processes decode other parts of the file instead.
-_THREADS, _PROCESSES = 4, 8
+_THREADS, _PROCESSES = 2, 16
 
 
 def stream_units(
@@ -40,15 +40,15 @@ def stream_units(
         units: of the medium, ascending; may be none.
         batch_units: units per step, at least 1.
         device: where pictures are resized and pixels lie.
-        threads: of all decoders together, at least 1. Up to 4 are one process; more are several,
-            each with a part of the units.
+        threads: of all decoders together, at least 1. Every 2 are a process with a part of the
+            units.
         timings: host seconds spent are added to its "decode" (waiting for pictures) and
             "preprocess".
         damaged: seconds of frames that are damaged are added to it.
 
     Yields:
         The units of the step and their pixels, as the vision tower takes them, on `device`; each
-        unit once, the parts of several processes in turn.
+        unit once, in ascending order only where there is one process.
 
     Raises:
         VideoError: the file was changed, or cannot be decoded.
@@ -66,13 +66,18 @@ def stream_units(
             for part in parts
         ]
         clock = perf_counter()
-        started = dict(zip(parts, _started(streams), strict=True))
+        started = list(zip(parts, _started(streams), strict=True))
         spent["decode"] = spent.get("decode", 0.0) + perf_counter() - clock
-        for first in range(0, max(len(part.units) for part in parts), batch_units):
-            for part, groups in started.items():
-                step, prepared = part.units[first : first + batch_units], []
+        # Some of each part at a time: all processes decode ahead while a step is worked on.
+        each = -(-batch_units // processes)
+        for first in range(0, max(len(part.units) for part in parts), each):
+            step: list[int] = []
+            prepared: list[Tensor] = []
+            for part, groups in started:
                 clock = perf_counter()
-                for group in islice(groups, len(step)):
+                own = part.units[first : first + each]
+                step += own
+                for group in islice(groups, len(own)):
                     decoded = perf_counter()
                     spent["decode"] += decoded - clock
                     pictures = torch.from_numpy(group.pictures).to(device)
@@ -80,8 +85,8 @@ def stream_units(
                     lost += [media.times[part.places[place]] for place in group.damaged]
                     clock = perf_counter()
                     spent["preprocess"] = spent.get("preprocess", 0.0) + clock - decoded
-                if prepared:
-                    yield step, torch.cat(prepared)
+            if prepared:
+                yield step, torch.cat(prepared)
     if lost:
         warnings.warn(VideoWarning(media.path, tuple(sorted(lost))), stacklevel=2)
 

@@ -54,7 +54,7 @@ def test_ranks_together_have_the_whole_video(ranks, num_frames, media_of, videos
         units = range(int(part[0]), int(part[-1]) + 1)
         for step, patches in stream_units(media, units, PROCESSOR, batch_units=2):
             assert len(step) <= 2
-            rows = slice(step.start * h * w, step.stop * h * w)
+            rows = slice(step[0] * h * w, (step[-1] + 1) * h * w)
             np.testing.assert_array_equal(patches.numpy(), expected[rows].numpy())
             seen += step
     assert seen == list(range(t))
@@ -71,7 +71,7 @@ def test_only_its_own_frames_are_decoded(media_of, monkeypatch):
     monkeypatch.setattr(stream_file, "decode_frames", spy)
     media = media_of(17)
     steps = list(stream_units(media, range(7, 9), PROCESSOR, batch_units=1))
-    assert [step for step, _ in steps] == [range(7, 8), range(8, 9)]
+    assert [step for step, _ in steps] == [[7], [8]]
     assert asked == list(media.source.rows[14:])
 
 
@@ -89,11 +89,11 @@ def test_a_rank_without_units(media_of):
 
 @pytest.mark.parametrize("num_frames", [20, 17])
 def test_several_processes_decode_parts_of_the_units(num_frames, media_of):
-    """Twelve threads are three processes: the same pixels, each unit once, in any order."""
+    """Six threads are three processes: the same pixels, each unit once, in any order."""
     media = media_of(num_frames)
     units = [0, 1, 2, 4, 5, 7, media.num_units - 1]
     alone = dict(one_by_one(stream_units(media, units, PROCESSOR, batch_units=3)))
-    together = dict(one_by_one(stream_units(media, units, PROCESSOR, batch_units=1, threads=12)))
+    together = dict(one_by_one(stream_units(media, units, PROCESSOR, batch_units=2, threads=6)))
     assert list(together) != sorted(together)
     assert sorted(together) == list(alone) == units
     for unit, pixels in alone.items():
