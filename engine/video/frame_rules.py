@@ -77,7 +77,7 @@ def smart_nframes(
     nframes: int | None = None,
     fps: float = _FPS,
     min_frames: int = _MIN_FRAMES,
-    max_frames: int | None = None,
+    max_frames: int = _MAX_FRAMES,
 ) -> int:
     """How many frames qwen-vl-utils looks at: `nframes`, or `fps` within limits; an even number.
 
@@ -87,9 +87,8 @@ def smart_nframes(
     if nframes is not None:
         count = round(nframes / FRAME_FACTOR) * FRAME_FACTOR
     else:
-        most = min(_MAX_FRAMES, total_frames) if max_frames is None else max_frames
         least = math.ceil(min_frames / FRAME_FACTOR) * FRAME_FACTOR
-        most = math.floor(most / FRAME_FACTOR) * FRAME_FACTOR
+        most = math.floor(max_frames / FRAME_FACTOR) * FRAME_FACTOR
         wanted = min(max(total_frames / video_fps * fps, least), most, total_frames)
         count = math.floor(wanted / FRAME_FACTOR) * FRAME_FACTOR
     if not FRAME_FACTOR <= count <= total_frames:

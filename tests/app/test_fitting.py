@@ -1,5 +1,6 @@
 """An hour of video and a model of 32,768 positions: what is looked at fits, as the plan says."""
 
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,22 @@ def test_the_text_around_frames_is_counted(internvl: Preparer, hour: Path) -> No
     assert len(request.token_ids) + ANSWER > POSITIONS - 2 * 280
     # Without counting the text it would have been this many.
     assert plan.media[0].num_frames < (POSITIONS - ANSWER) // 256 - 3
+
+
+@pytest.mark.parametrize("family", ["qwen", "internvl"])
+def test_no_limit_is_exceeded_by_a_token(
+    family: str, request: pytest.FixtureRequest, clip: Path
+) -> None:
+    preparer: Preparer = request.getfixturevalue(family)
+    full = ask(preparer, clip)[0]
+    largest = len(full.token_ids) + ANSWER
+    lengths = set()
+    for limit in range(largest - 290, largest + 1):
+        asked, _ = ask(replace(preparer, max_tokens=limit), clip)
+        check(asked, limit=limit)
+        lengths.add(len(asked.token_ids))
+    assert asked == full
+    assert len(lengths) > 2
 
 
 @pytest.mark.parametrize("family", ["qwen", "internvl"])

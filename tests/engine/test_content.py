@@ -111,6 +111,12 @@ def test_models(checkpoint: Path, tmp_path: Path) -> None:
     os.utime(weights, ns=(0, 0))
     assert model_identity(copy) != later
     shutil.copy2(checkpoint / "model.safetensors", weights)
+    data, status = weights.read_bytes(), weights.stat()
+    assert data.count(b'"pt"') == 1
+    weights.write_bytes(data.replace(b'"pt"', b'"np"'))  # the header alone
+    os.utime(weights, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert model_identity(copy) != known
+    shutil.copy2(checkpoint / "model.safetensors", weights)
     assert model_identity(copy) == known
     (copy / "config.json").write_text((copy / "config.json").read_text() + "\n")
     assert model_identity(copy) != known

@@ -169,9 +169,18 @@ def test_memory_is_bounded_and_the_oldest_go(tmp_path: Path) -> None:
     assert got(kept) == [range(2), range(4, 8), range(20, 24)]
     put(kept, range(4, 8))
     assert kept.memory.held == 10 * UNIT_BYTES
+    assert got(kept) == [range(2), range(4, 8), range(20, 24)]
     small = cache(None, memory=UNIT_BYTES - 1)
     put(small, range(3))
     assert (small.memory.held, got(small)) == (0, [])
+
+
+def test_memory_keeps_copies() -> None:
+    kept, rows = cache(None, memory=10**8), embeddings(range(3))
+    with kept.entry(MEDIA) as entry:
+        entry.write(range(3), rows)
+    rows.zero_()
+    assert got(kept) == [range(3)]
 
 
 def test_a_file_that_changed_since_it_was_hashed_is_not_kept(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from spava_app.engine.video.probe import probe
 from spava_app.engine.video.sample import sample_rule, sample_times
 from spava_app.errors import InvalidInput
 
-totals = st.integers(1, 200_000)
+totals = st.integers(1, 60) | st.integers(1, 200_000)
 rates = st.sampled_from([12.5, 24.0, 25.0, 30000 / 1001, 30.0, 60.0])
 asked = st.integers(1, 800)
 
@@ -121,7 +121,7 @@ def qwen_vl_utils() -> ModuleType:
 def test_smart_nframes_is_the_librarys(
     qwen_vl_utils: ModuleType, data: st.DataObject, total: int, video_fps: float
 ) -> None:
-    count = st.integers(1, 2000)
+    count = st.integers(1, 30) | st.integers(1, 2000)
     if data.draw(st.booleans()):
         options = {"nframes": data.draw(count)}
     else:
@@ -134,6 +134,14 @@ def test_smart_nframes_is_the_librarys(
             smart_nframes(total, video_fps, **options)
     else:
         assert smart_nframes(total, video_fps, **options) == expected
+
+
+@pytest.mark.parametrize("options", [{"min_frames": 7}, {"max_frames": 3}, {"fps": 0.01}])
+def test_odd_limits_are_rounded_as_the_library_does(
+    qwen_vl_utils: ModuleType, options: dict[str, float]
+) -> None:
+    expected = qwen_vl_utils.smart_nframes(options, 60, 30.0)
+    assert smart_nframes(60, 30.0, **options) == expected
 
 
 @given(total=st.integers(2, 200_000), video_fps=rates, num_frames=st.none() | st.integers(2, 800))
