@@ -16,7 +16,7 @@ from spava_app.engine.video.wire import Message
 from spava_app.errors import InvalidInput, VideoError
 
 # Seconds that a frame may take, even a large one far behind its key frame, and any number of them.
-_PER_FRAME, _AT_LEAST = 2.0, 60.0
+_PER_FRAME, _AT_LEAST = 2.0, 30.0
 
 
 @dataclass(frozen=True)

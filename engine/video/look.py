@@ -109,6 +109,7 @@ def _first_picture(path: str) -> VideoFrame:
         context = stream.codec_context
         if context.width * context.height > MOST_PIXELS:
             fail(path, f"its frames have more than {MOST_PIXELS} pixels; scale the video down")
+        context.thread_count = 1
         try:
             for picture in container.decode(stream):
                 return picture

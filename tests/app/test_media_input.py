@@ -30,7 +30,7 @@ WARNING = (
 @pytest.fixture(scope="module")
 def qa() -> Iterator[VideoQA]:
     """Two ranks, started once."""
-    with VideoQA() as started:
+    with VideoQA(cache=False) as started:
         started.start()
         yield started
 

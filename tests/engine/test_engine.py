@@ -25,7 +25,9 @@ def ignore(name: str, value: object) -> None:
 
 def lost(request: Request) -> Request:
     """The same, about a file that is not there."""
-    return replace(request, media=(replace(request.media[0], path="/nowhere.mp4"),))
+    [video] = request.media
+    source = replace(video.source, paths=("/nowhere.mp4",))
+    return replace(request, media=(replace(video, source=source),))
 
 
 @pytest.fixture(scope="module")

@@ -50,7 +50,7 @@ def check(path: Path, sequential, num_frames: int = 13) -> VideoInfo:
     for ranks in (1, 2, 4):
         gathered = []
         for part in np.array_split(np.arange(len(sample)), ranks):
-            own = source.part(int(part[0]), int(part[-1]) + 1) if len(part) else source.part(0, 0)
+            own = source.pick(part.tolist())
             for group in decode_frames(own, group=2):
                 assert not group.damaged
                 gathered += list(group.pictures.copy())

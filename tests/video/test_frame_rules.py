@@ -5,17 +5,16 @@ library itself.
 import importlib
 import math
 import sys
-from dataclasses import astuple
 from fractions import Fraction
 from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
+from bare_media import bare_media
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from spava_app.engine.media import Media
 from spava_app.engine.models.positions import TextSpan, multimodal_positions
 from spava_app.engine.video.frame_rules import RULES, smart_nframes
 from spava_app.engine.video.preprocess import PixelConfig, smart_resize
@@ -233,7 +232,7 @@ def test_positions_are_those_of_the_paper(name: str, rule: str | dict[str, float
     named = isinstance(rule, str)
     sample = sample_rule(info, rule, 12) if named else sample_times(info, **rule)
     units = -(-len(sample) // 2)
-    media = Media(info.path, False, *astuple(sample)[:2], (56, 84), (units, 4, 6), 6, ())
+    media = bare_media((units, 4, 6), 6, (), frames=sample.frames, times=sample.times)
     spans = [TextSpan(5), media.span(frames_per_unit=2, merge_size=2), TextSpan(2)]
     pts = info.index.pts[list(sample.frames)].tolist()
     expected = exact_positions(pts, info.index.time_base, 2, 3)

@@ -7,18 +7,25 @@ import pytest
 import torch
 from PIL import Image
 
+from spava_app.engine.sampler import Sampling
 from spava_app.engine.video.decode import decode_frames
 from spava_app.engine.video.frames import Frames, natural_order
 from spava_app.errors import InvalidInput, VideoError
-from spava_app.prepare import look
+from spava_app.looking import Asked, look
 
 FRAMES = np.random.default_rng(0).integers(0, 256, (12, 20, 30, 3), dtype=np.uint8)
 
 
+def looked_at(medium, scratch=None, num_frames=None, fps=None):
+    """What is looked at, and what it takes to read it."""
+    seen = look(medium, Asked(medium, "", (), num_frames, fps, 1, Sampling()), scratch)
+    return seen, seen.read(seen.sample.frames)
+
+
 def seen_of(medium, tmp_path, **asked):
     (tmp_path / "scratch").mkdir(exist_ok=True)
-    seen = look(medium, asked.get("num_frames"), asked.get("fps"), tmp_path / "scratch")
-    groups = decode_frames(seen.source, group=5)
+    seen, source = looked_at(medium, tmp_path / "scratch", **asked)
+    groups = decode_frames(source, group=5)
     return seen, np.concatenate([group.pictures.copy() for group in groups])
 
 
@@ -43,7 +50,7 @@ def test_a_folder_in_natural_order(ranks, num_frames, folder, tmp_path):
     chosen = list(seen.sample.frames)
     assert list(seen.sample.times) == [float(number) for number in chosen]
     for part in np.array_split(np.arange(len(chosen)), ranks):
-        source = seen.source.part(int(part[0]), int(part[-1]) + 1)
+        source = seen.source.pick(part.tolist())
         for place, group in zip(part, decode_frames(source), strict=True):
             np.testing.assert_array_equal(group.pictures[0], FRAMES[chosen[place]])
 
@@ -89,7 +96,7 @@ def test_arrays(given, tmp_path):
 )
 def test_arrays_of_another_kind(wrong, tmp_path):
     with pytest.raises(InvalidInput, match="give uint8 frames"):
-        look(wrong, None, None, tmp_path)
+        looked_at(wrong, tmp_path)
 
 
 @pytest.mark.parametrize("wrong", [[], ["a.png", 5], "a.png", None])
@@ -107,7 +114,7 @@ def test_rates_that_are_none(fps):
 def test_pictures_of_two_sizes_name_the_odd_one(folder):
     Image.fromarray(FRAMES[0][:, :20]).save(folder / "Frame7.PNG")
     with pytest.raises(VideoError, match="must be 30x20 pixels") as caught:
-        look(folder, None, None)
+        looked_at(folder)
     assert caught.value.value == str(folder / "Frame7.PNG")
 
 
@@ -115,20 +122,20 @@ def test_a_picture_that_is_damaged_or_changed(folder):
     odd = folder / "Frame4.bmp"
     whole = odd.read_bytes()
     odd.write_bytes(whole[:-600])
-    seen = look(folder, None, None)
+    _, source = looked_at(folder)
     with pytest.raises(VideoError, match="damaged") as caught:
-        list(decode_frames(seen.source))
+        list(decode_frames(source))
     assert caught.value.value == str(odd)
     odd.write_bytes(whole)
     with pytest.raises(VideoError, match="was changed"):
-        list(decode_frames(seen.source))
+        list(decode_frames(source))
     odd.write_text("no picture")
     with pytest.raises(VideoError, match="no picture"):
-        look(folder, None, None)
+        looked_at(folder)
     (folder / "Frame3.PNG").write_bytes((folder / "Frame3.PNG").read_bytes()[:-600])
     odd.unlink()
     with pytest.raises(VideoError, match="damaged"):
-        look(folder, None, None)
+        looked_at(folder)
 
 
 def test_natural_order():
