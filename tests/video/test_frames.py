@@ -50,7 +50,7 @@ def test_a_folder_in_natural_order(ranks, num_frames, folder, tmp_path):
     chosen = list(seen.sample.frames)
     assert list(seen.sample.times) == [float(number) for number in chosen]
     for part in np.array_split(np.arange(len(chosen)), ranks):
-        source = seen.source.pick(part.tolist())
+        source = seen.read([chosen[place] for place in part])
         for place, group in zip(part, decode_frames(source), strict=True):
             np.testing.assert_array_equal(group.pictures[0], FRAMES[chosen[place]])
 
@@ -80,7 +80,7 @@ def test_arrays(given, tmp_path):
     # Only what is looked at is written.
     seen, pictures = seen_of(given, tmp_path, num_frames=4)
     np.testing.assert_array_equal(pictures, FRAMES[list(seen.sample.frames)])
-    assert Path(seen.source.name).stat().st_size < 4 * FRAMES[0].nbytes + 1000
+    assert Path(seen.read(seen.sample.frames).name).stat().st_size < 4 * FRAMES[0].nbytes + 1000
 
 
 @pytest.mark.parametrize(
