@@ -140,8 +140,8 @@ class VideoReader:
                 if not self._sound:
                     # With gradual refresh no picture is whole by itself: pictures heal over some
                     # time after a "key frame", and nothing tells when. Only the file's start is
-                    # safe then. (If it is a later picture, the key frame's own was damaged.)
-                    self._may_seek = stamp != self._entry
+                    # safe then. Unless the key frame was damaged: then another one will do.
+                    self._may_seek = not whole
                     return None
                 self._entry = None
             if stamp >= pts:
