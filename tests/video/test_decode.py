@@ -97,7 +97,7 @@ def test_an_edit_list(videos, tmp_path, remux, sequential):
 
 @pytest.fixture
 def reading(monkeypatch):
-    """Read frames in this process: whether each is whole, the pictures, and all that was decoded."""
+    """Read frames in this process: whether each is whole, the pictures, and what was decoded."""
     decoded = []
     pictures_of = VideoReader._decoded
 
