@@ -96,8 +96,8 @@ class VideoReader:
                 self._restart(start)
                 if picture := self._advance(pts):
                     return picture, True
-                if not self._healthy:
-                    break  # damage explains it
+                if not (self._sound and self._healthy):
+                    break  # that explains it, not what was left out
             # Damage looks the same from wherever decoding was sound: no earlier start gives more.
             if number and self._sound and self._spare is not None:
                 break
@@ -136,14 +136,13 @@ class VideoReader:
         for stamp, picture, whole in self._pictures:
             self._position = stamp
             if self._entry is not None and stamp >= self._entry:
-                self._sound = picture.pict_type not in _PREDICTED
-                if not self._sound:
+                if picture.pict_type in _PREDICTED:
                     # With gradual refresh no picture is whole by itself: pictures heal over some
                     # time after a "key frame", and nothing tells when. Only the file's start is
-                    # safe then. (If it is a later picture, the key frame's own was damaged.)
-                    self._may_seek = stamp != self._entry
+                    # safe then. Unless the key frame was damaged: then another one will do.
+                    self._may_seek = not whole
                     return None
-                self._entry = None
+                self._sound, self._entry = stamp == self._entry, None
             if stamp >= pts:
                 return picture if stamp == pts and whole else None
             if (

@@ -1,6 +1,7 @@
 """Decoded frames equal a full sequential decode, bit for bit, whatever is asked for."""
 
 from contextlib import closing
+from fractions import Fraction
 from functools import cache
 from importlib.util import find_spec
 from socket import socketpair
@@ -8,13 +9,14 @@ from socket import socketpair
 import av
 import numpy as np
 import pytest
+from clips import write_video
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spava_app.engine.video.decode import decode_frames
 from spava_app.engine.video.probe import probe
 from spava_app.engine.video.pulse import Pulse
-from spava_app.engine.video.reader import VideoReader
+from spava_app.engine.video.reader import VideoReader, marks_references
 from spava_app.engine.video.sample import sample_times
 from spava_app.engine.video.wire import Wire
 from spava_app.errors import InvalidInput, VideoError
@@ -93,14 +95,9 @@ def test_an_edit_list(videos, tmp_path, remux, sequential):
     check(probe(path), [2], truth)
 
 
-@pytest.mark.parametrize(
-    ("frames", "at_most"),
-    [([240, 245, 249], 250), ([249], 250), ([2, 9, 251, 252, 501], 16), ([500, 0, 251], 4)],
-)
-def test_no_more_is_decoded_than_needed(frames, at_most, videos, sequential, monkeypatch):
-    """Neighbours in one group are decoded in one go, and whole groups are skipped."""
-    _, truth = sequential(videos.gop250)
-    source = probe(videos.gop250).source(frames)
+@pytest.fixture
+def reading(monkeypatch):
+    """Read frames in this process: whether each is whole, the pictures, and what was decoded."""
     decoded = []
     pictures_of = VideoReader._decoded
 
@@ -109,14 +106,78 @@ def test_no_more_is_decoded_than_needed(frames, at_most, videos, sequential, mon
             decoded.append(picture)
             yield picture
 
+    def read(path, frames):
+        source = probe(path).source(frames)
+        decoded.clear()
+        ours, theirs = socketpair()
+        with closing(VideoReader(source, 2, Pulse(Wire(ours)))) as reader, theirs:
+            out = np.empty((len(frames), *source.shape, 3), np.uint8)
+            return [reader.read(place, out[place]) for place in range(len(frames))], out, decoded
+
     monkeypatch.setattr(VideoReader, "_decoded", count)
-    ours, theirs = socketpair()
-    with closing(VideoReader(source, 2, Pulse(Wire(ours)))) as reader, theirs:
-        out = np.empty((64, 96, 3), np.uint8)
-        for place, frame in enumerate(frames):
-            assert reader.read(place, out)
-            np.testing.assert_array_equal(out, truth[frame])
+    return read
+
+
+@pytest.mark.parametrize(
+    ("name", "frames", "at_most"),
+    [
+        ("gop250", [240, 245, 249], 250),
+        ("gop250", [249], 250),
+        ("gop250", [2, 9, 251, 252, 501], 16),
+        ("gop250", [500, 0, 251], 4),
+        ("intra_refresh", [50, 60, 70, 80], 83),
+    ],
+)
+def test_no_more_is_decoded_than_needed(name, frames, at_most, videos, sequential, reading):
+    """Neighbours in one group are decoded in one go, and whole groups are skipped. Where key frames
+    are none, that is learned once.
+    """
+    _, truth = sequential(getattr(videos, name))
+    whole, pictures, decoded = reading(getattr(videos, name), frames)
+    assert all(whole)
+    np.testing.assert_array_equal(pictures, truth[frames])
     assert 0 < len(decoded) <= at_most
+
+
+def test_damage_is_not_looked_for_from_the_start_of_the_file(videos, tmp_path, reading, break_):
+    path = break_(videos.short_gops, tmp_path, keyframe=6)
+    whole, _, decoded = reading(path, [10, 75, 80, 89])
+    assert whole == [True, False, False, True]
+    # Each of the two: its own group, and the one before it with it.
+    assert len(decoded) < 12 + 2 * 3 * 12 + 12
+
+
+def test_only_pictures_that_are_no_reference_are_left_out(videos, tmp_path):
+    """HEVC's mark means that only where there is one temporal layer."""
+    layers = tmp_path / "layers.mp4"
+    options = {"x265-params": "bframes=4:b-adapt=0:temporal-layers=3:log-level=none"}
+    write_video(layers, list(range(20)), Fraction(1, 30), codec="libx265", options=options)
+    flat = tmp_path / "flat.mp4"
+    options = {"x265-params": "bframes=4:log-level=none"}
+    write_video(flat, list(range(20)), Fraction(1, 30), codec="libx265", options=options)
+    found = {}
+    for path in (layers, flat, videos.gop250, videos.short, videos.old, videos.late):
+        with av.open(str(path)) as container:
+            found[path.stem] = marks_references(container.streams.video[0].codec_context)
+    marked = {name for name, marks in found.items() if marks}
+    assert marked == {"flat", "gop250", "late"}
+
+
+@pytest.fixture
+def break_():
+    """A copy of a file in which the packet of one key frame is gone."""
+
+    def break_(source, folder, keyframe):
+        with av.open(str(source)) as container:
+            keys = [p for p in container.demux(video=0) if p.size and p.is_keyframe]
+        broken, key = bytearray(source.read_bytes()), keys[keyframe]
+        assert key.pos is not None
+        broken[key.pos : key.pos + key.size] = bytes(key.size)
+        path = folder / "broken.mp4"
+        path.write_bytes(broken)
+        return path
+
+    return break_
 
 
 @pytest.mark.parametrize("part", [0, 0.6])
@@ -145,15 +206,10 @@ def test_damage_is_bridged_by_the_frame_before_it(part, videos, tmp_path, sequen
     check(info, [0, 50, 250, 400], truth)
 
 
-def test_a_group_without_its_key_frame(videos, tmp_path, sequential):
+def test_a_group_without_its_key_frame(videos, tmp_path, sequential, break_):
     """All of it is damaged: one of the last frames of the group before it stands in."""
     _, truth = sequential(videos.gop250)
-    with av.open(str(videos.gop250)) as container:
-        keys = [p for p in container.demux(video=0) if p.size and p.is_keyframe]
-    broken = bytearray(videos.gop250.read_bytes())
-    broken[keys[1].pos : keys[1].pos + keys[1].size] = bytes(keys[1].size)
-    path = tmp_path / "broken.mp4"
-    path.write_bytes(broken)
+    path = break_(videos.gop250, tmp_path, keyframe=1)
     info = probe(path)
     [group] = decode_frames(info.source([240, 250, 400, 499, 500]), group=5)
     assert group.damaged == (1, 2, 3)
