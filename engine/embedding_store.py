@@ -146,6 +146,7 @@ class StoredUnits:
         if self._refused:
             return
         if self._writing is None:
+            self._refused = True  # tried once, also if it fails
             self._writing = self._store.create(self._key, self._size)
             self._refused = self._writing is None
         if self._writing is None:

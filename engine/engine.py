@@ -10,7 +10,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -27,6 +28,7 @@ OnMessage = Callable[[str, Any], None]
 
 # How long the other ranks may take to end a request after one has failed.
 GRACE_SECONDS = 5.0
+CLOSED = "the engine was closed"
 # Imports and weights of a large model from a slow disk.
 START_SECONDS = 900.0
 
@@ -93,6 +95,7 @@ class Engine:
         self._workers: list[_Worker] = []
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._turns = Turns()
+        self._closed = 0
 
     def __enter__(self) -> Self:
         return self
@@ -108,8 +111,17 @@ class Engine:
             CheckpointError: the model cannot be loaded.
             EngineDown: a worker died or hung.
         """
-        with self._turns.turn():
+        with self._turn():
             self._start()
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Wait for this caller's turn, unless the engine is closed meanwhile."""
+        closed = self._closed
+        with self._turns.turn():
+            if self._closed != closed:
+                raise EngineDown(CLOSED)
+            yield
 
     def _start(self) -> None:
         if self._workers:
@@ -121,7 +133,7 @@ class Engine:
             if failure is not None:
                 raise failure
         except BaseException:
-            self.close()
+            self._stop()
             raise
 
     def run(self, request: Request, on_message: OnMessage) -> Result:
@@ -134,7 +146,7 @@ class Engine:
             SpavaError: the input cannot be served; the engine stays up.
             EngineDown: a worker died or hung; the next call starts a new group.
         """
-        with self._turns.turn():
+        with self._turn():
             self._start()
             return self._run(request, on_message)
 
@@ -145,7 +157,7 @@ class Engine:
         except BaseException:
             # Not all workers have ended the request (or the callback raised): what they still send
             # must never be read as the answer to the next one.
-            self.close()
+            self._stop()
             raise
         if failure is not None:
             raise failure
@@ -157,7 +169,11 @@ class Engine:
         return Result(tuple(answers[0]["tokens"]), seconds, warnings)
 
     def close(self) -> None:
-        """Stop the workers; safe to call twice."""
+        """Stop the workers and end what runs and waits; safe to call twice, from any thread."""
+        self._closed += 1
+        self._stop()
+
+    def _stop(self) -> None:
         # Forgotten first: an interrupt in the middle must not leave half a group behind.
         workers, self._workers = self._workers, []
         folder, self._folder = self._folder, None
@@ -231,10 +247,11 @@ class Engine:
         failure: SpavaError | None = None
         heard = time.monotonic()
         limit = deadline
-        while len(answers) < len(self._workers):
-            for rank in self._ready_ranks(set(answers)):
+        workers = self._workers
+        while len(answers) < len(workers):
+            for rank in self._ready_ranks(workers, set(answers)):
                 heard = time.monotonic()
-                name, value = next(iter(self._receive(rank, what).items()))
+                name, value = next(iter(self._receive(workers[rank], rank, what).items()))
                 if name in {final, "peer_failed"}:
                     answers[rank] = value
                 elif name == "error":
@@ -251,21 +268,32 @@ class Engine:
                 raise failure  # the others wait in a collective for the rank that failed
             if silent > limit:
                 raise EngineDown(f"no word from the workers for {limit:.0f} s")
-        return [answers[rank] for rank in range(len(self._workers))], failure
+            self._check_open(workers)
+        return [answers[rank] for rank in range(len(workers))], failure
 
-    def _ready_ranks(self, done: set[int]) -> list[int]:
+    def _check_open(self, workers: list[_Worker]) -> None:
+        """Raise EngineDown if `workers` were stopped by another thread or a callback."""
+        if self._workers is not workers:
+            raise EngineDown(CLOSED)
+
+    def _ready_ranks(self, workers: list[_Worker], done: set[int]) -> list[int]:
         """Ranks not `done` that have sent something, or that are gone; waits a second at most."""
         waiting = {
-            worker.connection: rank for rank, worker in enumerate(self._workers) if rank not in done
+            worker.connection: rank for rank, worker in enumerate(workers) if rank not in done
         }
-        ready = wait(waiting, timeout=1.0)
+        try:
+            ready = wait(waiting, timeout=1.0)
+        except (OSError, ValueError):  # closed while it was waited for
+            self._check_open(workers)
+            raise
         return [rank for connection, rank in waiting.items() if connection in ready]
 
-    def _receive(self, rank: int, what: str) -> dict[str, Any]:
-        worker = self._workers[rank]
+    def _receive(self, worker: _Worker, rank: int, what: str) -> dict[str, Any]:
         try:
             return channel.receive(worker.connection)
         except (EOFError, OSError) as error:
+            if worker not in self._workers:
+                raise EngineDown(CLOSED) from error
             code = _end(worker.process, time.monotonic() + GRACE_SECONDS)
             lines = worker.log.read_text(errors="replace").strip().splitlines()
             last = f": {lines[-1]}" if lines else ""

@@ -99,17 +99,20 @@ class FrontEnd:
                 start += len(run)
                 if kept is not None:
                     rows.copy_(kept.view(rows.shape))
-                elif self._make(rows, medium, run, timer):
-                    for first in range(0, len(run), UNITS_KEPT):
-                        step = slice(first, first + UNITS_KEPT)
-                        entry.write(run[step], rows[step])
+                    continue
+                damaged = self._make(rows, medium, run, timer)
+                # What is damaged is not kept: the next question has to hear of it too.
+                whole = [index for index, unit in enumerate(run) if unit not in damaged]
+                for first in range(0, len(whole), UNITS_KEPT):
+                    step = whole[first : first + UNITS_KEPT]
+                    entry.write([run[index] for index in step], rows[step])
 
-    def _make(self, out: Tensor, medium: Media, units: Sequence[int], timer: StageTimer) -> bool:
-        """Decode and encode `units` into `out`; whether all of their frames were whole: what is
-        damaged is not kept, or the next question would not hear of it.
-        """
+    def _make(
+        self, out: Tensor, medium: Media, units: Sequence[int], timer: StageTimer
+    ) -> set[int]:
+        """Decode and encode `units` into `out`; which of them have damaged frames."""
         timer.begin("decode")
-        damaged: list[float] = []
+        damaged: set[int] = set()
         place = {unit: index for index, unit in enumerate(units)}
         stream = stream_units(
             medium,
@@ -127,7 +130,7 @@ class FrontEnd:
                 rows = self.processor.encode(self.vision, pixels, medium, len(batch))
                 places = torch.tensor([place[unit] for unit in batch], device=out.device)
                 out[places] = rows.view(len(batch), *out.shape[1:])
-        return not damaged
+        return damaged
 
     def deliver(
         self, request: Request, layout: Layout, dealt: Sequence[Sequence[int]], encoded: Tensor

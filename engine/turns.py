@@ -5,6 +5,8 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from spava_app.errors import EngineError
+
 
 class Turns:
     """Callers from any thread wait for their turn; the first to ask is the first to go."""
@@ -12,20 +14,29 @@ class Turns:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._waiting: deque[threading.Event] = deque()
+        self._holder: int | None = None
 
     @contextmanager
     def turn(self) -> Iterator[None]:
         """Hold the turn for the `with` block. A caller interrupted while it waits gives up its
         place.
+
+        Raises:
+            EngineError: the caller holds the turn already, and would wait for itself.
         """
+        if self._holder == threading.get_ident():
+            raise EngineError("asked from a callback of a question: ask when that is answered")
         mine = threading.Event()
         with self._lock:
             self._waiting.append(mine)
             self._waiting[0].set()
         try:
             mine.wait()
+            self._holder = threading.get_ident()
             yield
         finally:
+            if self._holder == threading.get_ident():
+                self._holder = None
             with self._lock:
                 self._waiting.remove(mine)
                 if self._waiting:

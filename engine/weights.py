@@ -45,6 +45,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise CheckpointError("model", str(path), "config.json is not a JSON object")
     model_class(config, str(folder))
+    for name in ("text_config", "llm_config", "vision_config"):
+        if not isinstance(config.get(name, {}), dict):
+            raise CheckpointError("model", str(path), f"{name} in config.json is not an object")
     for part in (config, config.get("text_config"), config.get("llm_config")):
         if quantization := isinstance(part, dict) and part.get("quantization_config"):
             fix = "quantized weights are not supported: give the model before quantization"

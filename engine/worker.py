@@ -55,18 +55,22 @@ def _listen(connection: Connection, inbox: "queue.Queue[Asked]") -> None:
     included.
     """
     cancelled = threading.Event()
-    while True:
-        try:
+    try:
+        while True:
             message = channel.receive(connection)
-        except (EOFError, OSError):
-            os._exit(0)
-        if "cancel" in message:
-            cancelled.set()
-        else:
+            if "cancel" in message:
+                cancelled.set()
+                continue
             # A flag of its own: the channel keeps order, so a cancel means the request sent last,
             # and one that comes too late cannot end the next.
             cancelled = threading.Event()
             inbox.put((Request.from_json(message["request"]), cancelled))
+    except (EOFError, OSError):
+        os._exit(0)
+    except Exception:  # noqa: BLE001 (a process that no longer listens would never end)
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)
 
 
 def _start(settings: WorkerSettings) -> Runner:

@@ -122,7 +122,7 @@ class VideoQA:
             raise CheckpointError("model", str(folder), "is a text model: it sees no video")
         self._prompts = PromptBuilder(folder, processor)
         text = config.get("text_config") or config.get("llm_config") or config
-        longest = text.get("max_position_embeddings", sys.maxsize)
+        longest = text.get("max_position_embeddings") or sys.maxsize
         run = (made, options, ranks, device)
         self._prepare = Preparer(self._prompts, processor, longest, *run, cached=cache)
         dtype = "bfloat16" if device == "cuda" else "float32"
@@ -192,7 +192,9 @@ class VideoQA:
             VideoError: the file cannot be read.
             EngineDown: a worker died; the next question starts new ones.
         """
-        check_count("max_new_tokens", max_new_tokens, least=1)
+        check_count("max_new_tokens", max_new_tokens or 0, least=1)
+        if not isinstance(sampling, Sampling | None):
+            raise InvalidInput("sampling", sampling, "give a spava_app.Sampling")
         check_count("max_visual_tokens", max_visual_tokens, least=1)
         began = time.perf_counter()
 

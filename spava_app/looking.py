@@ -48,6 +48,8 @@ class Asked:
             InvalidInput: something that is none, or nothing.
         """
         given = self.video
+        if isinstance(given, str) and not given:
+            raise InvalidInput("video", given, "must not be empty")
         if isinstance(given, str | Path | Frames | np.ndarray | Tensor):
             return [given]
         several = isinstance(given, Sequence) and len(given) > 0

@@ -88,12 +88,17 @@ class Preparer:
             name, value = ("num_frames", asked.num_frames)
             if asked.fps is not None:
                 name, value, most = "fps", asked.fps, most / _RATE_STEPS
+            elif asked.num_frames is None:
+                name, value = "frame_rule", asked.frame_rule
             return InvalidInput(name, value, f"the most that fits is {most}: look at fewer frames")
         wishes = [wish_of(file, all_frames=asked.all_frames) for file in seen]
         least, given = least_tokens(self.processor, wishes), asked.max_visual_tokens
         if given is not None and given < least:
             return InvalidInput("max_visual_tokens", given, f"give at least {least} for these")
         text = len(self.prompts.build(asked.question, (), asked.history).token_ids)
+        if (most := self.max_tokens - text - least) > 0:
+            fix = f"the most that fits is {most}"
+            return InvalidInput("max_new_tokens", asked.max_new_tokens, fix)
         fix = (
             f"with the answer this is {text + asked.max_new_tokens} tokens, what it is about needs "
             f"at least {least}, and the model takes {self.max_tokens}: ask a shorter question"

@@ -51,7 +51,7 @@ class PromptBuilder:
 
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        except (OSError, ValueError) as error:
+        except Exception as error:
             raise CheckpointError("model", str(folder), "has no tokenizer that loads") from error
         if not self._tokenizer.is_fast:
             raise CheckpointError("model", str(folder), "has no tokenizer.json: convert it")
@@ -61,21 +61,29 @@ class PromptBuilder:
         if processor is not None:
             self._placeholders = processor.placeholders(self._tokenizer.get_added_vocab())
         self._folder = folder
+        self._place([{"role": "user", "content": _MARK}])
         self.stop_ids = _stop_ids(folder, self._tokenizer.eos_token_id)
 
     def check(self, question: str, history: Sequence[tuple[str, str]] = ()) -> None:
         """Raise `InvalidInput` for an empty text, or one with the model's special tokens in it."""
-        texts = [("question", question), *(("history", text) for text in chain(*history))]
-        for name, text in texts:
-            if not isinstance(text, str) or not text.strip():
-                raise InvalidInput(name, text, "must be text, and not empty")
-            try:
-                text.encode()
-            except UnicodeEncodeError as error:
-                raise InvalidInput(name, text, "must be valid Unicode text") from error
-            for special in self._tokenizer.all_special_tokens:
-                if special in text:
-                    raise InvalidInput(name, text, f"must not contain {special}")
+        pairs = isinstance(history, Sequence) and not isinstance(history, str)
+        if not pairs or any(not isinstance(it, tuple | list) or len(it) != 2 for it in history):
+            raise InvalidInput("history", history, "give (question, answer) pairs, oldest first")
+        self._check("question", question)
+        for asked, said in history:
+            self._check("history", asked)
+            self._check("history", said, may_be_empty=True)  # a model may have said nothing
+
+    def _check(self, name: str, text: str, *, may_be_empty: bool = False) -> None:
+        if not isinstance(text, str) or not (may_be_empty or text.strip()):
+            raise InvalidInput(name, text, "must be text, and not empty")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidInput(name, text, "must be valid Unicode text") from error
+        for special in self._tokenizer.all_special_tokens:
+            if special in text:
+                raise InvalidInput(name, text, f"must not contain {special}")
 
     def build(
         self, question: str, media: Sequence[Fit] = (), history: Sequence[tuple[str, str]] = ()
@@ -123,9 +131,14 @@ class PromptBuilder:
         )
 
     def _render(self, messages: Sequence[Message]) -> str:
-        return self._tokenizer.apply_chat_template(
-            list(messages), tokenize=False, add_generation_prompt=True
-        )
+        try:
+            return self._tokenizer.apply_chat_template(
+                list(messages), tokenize=False, add_generation_prompt=True
+            )
+        except Exception as error:
+            why = str(error).partition("\n")[0] or type(error).__name__
+            fix = f"its chat template fails ({why})"
+            raise CheckpointError("model", str(self._folder), fix) from error
 
     def _place(self, messages: Sequence[Message]) -> int:
         """Where in the rendered text the mark stands."""
@@ -173,7 +186,10 @@ def _joined(parts: Sequence[dict[str, str]]) -> str | list[dict[str, str]]:
 def _stop_ids(folder: Path, end_of_sequence: int | None) -> tuple[int, ...]:
     """The ids that end an answer: those of generation_config.json, else the tokenizer's."""
     path = folder / "generation_config.json"
-    ids = json.loads(path.read_text("utf-8")).get("eos_token_id") if path.is_file() else None
+    try:
+        ids = json.loads(path.read_text("utf-8")).get("eos_token_id") if path.is_file() else None
+    except (OSError, ValueError, AttributeError) as error:
+        raise CheckpointError("model", str(path), "is not a JSON object") from error
     ids = end_of_sequence if ids is None else ids
     if ids is None:
         raise CheckpointError("model", str(folder), "names no end-of-sequence token")

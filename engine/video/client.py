@@ -103,7 +103,7 @@ class DecoderProcess:
 
 
 # As many as one caller may use at a time.
-_KEPT = 8
+_KEPT = 16
 _idle: list[DecoderProcess] = []
 _lock = threading.Lock()
 

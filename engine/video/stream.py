@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Generator, Iterator, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
-from itertools import chain, islice
+from itertools import chain
 from time import perf_counter
 
 import torch
@@ -29,7 +29,7 @@ def stream_units(
     device: torch.device | str = "cpu",
     threads: int = 2,
     timings: MutableMapping[str, float] | None = None,
-    damaged: list[float] | None = None,
+    damaged: set[int] | None = None,
 ) -> Iterator[tuple[Sequence[int], Tensor]]:
     """Decode and prepare some units of a medium; their pixels do not depend on the batches.
 
@@ -44,7 +44,7 @@ def stream_units(
             units.
         timings: host seconds spent are added to its "decode" (waiting for pictures) and
             "preprocess".
-        damaged: seconds of frames that are damaged are added to it.
+        damaged: units with frames that are damaged are added to it.
 
     Yields:
         The units of the step and their pixels, as the vision tower takes them, on `device`; each
@@ -57,7 +57,7 @@ def stream_units(
         VideoWarning: frames are damaged and the nearest whole ones before them were taken.
     """
     span, spent = processor.frames_per_unit, timings if timings is not None else {}
-    lost = damaged if damaged is not None else []
+    hurt, lost = damaged if damaged is not None else set(), list[float]()
     processes = max(1, min(_PROCESSES, threads // _THREADS, -(-len(units) // batch_units)))
     with ExitStack() as stack:
         parts = [_Part(media, units[own.start : own.stop]) for own in _shards(units, processes)]
@@ -77,16 +77,20 @@ def stream_units(
                 clock = perf_counter()
                 own = part.units[first : first + each]
                 step += own
-                for group in islice(groups, len(own)):
+                for unit, group in zip(own, groups, strict=False):
                     decoded = perf_counter()
                     spent["decode"] += decoded - clock
                     pictures = torch.from_numpy(group.pictures).to(device)
                     prepared.append(processor.prepare(pictures, media))
-                    lost += [media.times[part.places[place]] for place in group.damaged]
+                    if group.damaged:
+                        hurt.add(unit)
+                        lost += [media.times[part.places[place]] for place in group.damaged]
                     clock = perf_counter()
                     spent["preprocess"] = spent.get("preprocess", 0.0) + clock - decoded
             if prepared:
                 yield step, torch.cat(prepared)
+        for _, groups in started:
+            next(groups, None)  # the end: a process that has said it serves the next file
     if lost:
         warnings.warn(VideoWarning(media.path, tuple(sorted(lost))), stacklevel=2)
 

@@ -1,6 +1,7 @@
 """`VideoQA` from a file and a question to the answer, with the embedded model and real workers."""
 
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from transformers import AutoTokenizer
 from spava_app.api import EMBEDDED, Answer, VideoQA
 from spava_app.engine.sampler import Sampling
 from spava_app.engine.video.cards import CardScene
-from spava_app.errors import CheckpointError, InvalidInput, VideoError
+from spava_app.errors import CheckpointError, EngineDown, EngineError, InvalidInput, VideoError
 
 STAGES = ["decode", "vision", "exchange", "prefill", "generate"]
 
@@ -117,7 +118,7 @@ def test_events_name_the_stages_in_order(qa: VideoQA, scene: CardScene, video: P
         ({"num_frames": True}, "num_frames"),
         ({"max_new_tokens": 0}, "max_new_tokens"),
         ({"max_new_tokens": True}, "max_new_tokens"),
-        ({"max_new_tokens": 10**12}, "question"),
+        ({"max_new_tokens": 10**12}, "max_new_tokens"),
         ({"question": "which card " * 20_000}, "question"),
         ({"question": "\ud800"}, "question"),
         ({"question": None}, "question"),
@@ -299,3 +300,51 @@ def test_a_model_that_is_not_there_is_told(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(CheckpointError, match=message):
         VideoQA(model)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "field"),
+    [
+        ({"max_new_tokens": None}, "max_new_tokens"),
+        ({"max_new_tokens": 10**7}, "max_new_tokens"),
+        ({"sampling": {"temperature": -1.0}}, "sampling"),
+        ({"history": [{"role": "user", "content": "Hm?"}]}, "history"),
+    ],
+)
+def test_wrong_calls_are_told_and_leave_the_workers_up(
+    wrong: dict[str, Any], field: str, qa: VideoQA, scene: CardScene, video: Path
+) -> None:
+    before = worker_ids(qa)
+    with pytest.raises(InvalidInput) as error:
+        qa.ask(video, scene.cards[0].question, **wrong)
+    assert error.value.field == field
+    assert worker_ids(qa) == before
+
+
+def test_closing_during_an_answer_ends_it_with_a_typed_error(
+    qa: VideoQA, scene: CardScene, video: Path
+) -> None:
+    def close(stage: str, at: float) -> None:
+        if stage == "prefill":
+            qa.close()
+
+    with pytest.raises(EngineDown, match="closed"):
+        qa.ask(video, scene.cards[0].question, on_event=close)
+
+    def close_elsewhere(stage: str, at: float) -> None:
+        if stage == "prefill":
+            threading.Thread(target=qa.close).start()
+
+    with pytest.raises(EngineDown, match="closed"):
+        qa.ask(video, scene.cards[0].question, max_new_tokens=5_000, on_event=close_elsewhere)
+    assert qa.ask(video, scene.cards[1].question).text == scene.cards[1].answer
+
+
+def test_asking_from_a_callback_is_told(qa: VideoQA, scene: CardScene, video: Path) -> None:
+    def ask(stage: str, at: float) -> None:
+        if stage == "prefill":
+            qa.ask(video, scene.cards[1].question)
+
+    with pytest.raises(EngineError, match="callback"):
+        qa.ask(video, scene.cards[0].question, on_event=ask)
+    assert qa.ask(video, scene.cards[1].question).text == scene.cards[1].answer

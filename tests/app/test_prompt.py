@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -81,7 +82,37 @@ def test_wrong_texts_are_told(qwen: PromptBuilder, wrong: str) -> None:
     with pytest.raises(InvalidInput, match="question="):
         qwen.build(wrong, [fit("video", 1, 4)])
     with pytest.raises(InvalidInput, match="history="):
-        qwen.build("Why?", [fit("video", 1, 4)], [("Why?", wrong)])
+        qwen.build("Why?", [fit("video", 1, 4)], [(wrong, "Because.")])
+
+
+@pytest.mark.parametrize(
+    "wrong", [[{"role": "user", "content": "What?"}], ("one", "pair"), [("a",)], "ab", [1], None]
+)
+def test_history_that_is_no_list_of_pairs(qwen: PromptBuilder, wrong: Any) -> None:
+    with pytest.raises(InvalidInput, match="history="):
+        qwen.build("Why?", [fit("video", 1, 4)], wrong)
+
+
+def test_an_empty_answer_is_part_of_a_conversation(qwen: PromptBuilder) -> None:
+    built = qwen.build("Why?", [fit("video", 1, 4)], [("What?", "")])
+    assert built.query_len == qwen.build("Why?", [fit("video", 1, 4)]).query_len
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("generation_config.json", "{", "generation_config.json"),
+        ("generation_config.json", "[]", "generation_config.json"),
+        ("tokenizer.json", "{}", "tokenizer"),
+        ("chat_template.jinja", "{% for", "chat template"),
+        ("chat_template.jinja", "{{ raise_exception('no users') }}", "no users"),
+    ],
+)
+def test_broken_files_of_a_tokenizer(file: str, text: str, message: str, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(EMBEDDED, tmp_path / "model"))
+    (folder / file).write_text(text)
+    with pytest.raises(CheckpointError, match=message):
+        VideoQA(folder)
 
 
 def test_frames_and_tiles_of_internvl(tmp_path: Path) -> None:
@@ -128,9 +159,8 @@ def test_templates_that_cannot_serve(template: str, message: str, tmp_path: Path
     write_tokenizer(tmp_path)
     (tmp_path / "chat_template.jinja").write_text(template)
     processor = InternVLProcessor(TileConfig(size=56), tile_tokens=4)
-    builder = PromptBuilder(tmp_path, processor)
     with pytest.raises(CheckpointError, match=message):
-        builder.build("Why?", [processor.fit(1, 90, 160, picture=False)])
+        PromptBuilder(tmp_path, processor).build("Why?", [processor.fit(1, 90, 160, picture=False)])
 
 
 @pytest.fixture(scope="module", params=["hf", "original"])

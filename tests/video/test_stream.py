@@ -6,6 +6,7 @@ import torch
 
 from spava_app.engine.media import Media
 from spava_app.engine.processors import QwenProcessor
+from spava_app.engine.video import client
 from spava_app.engine.video import stream as stream_file
 from spava_app.engine.video.preprocess import PixelConfig, patchify_frames
 from spava_app.engine.video.probe import probe
@@ -104,3 +105,12 @@ def one_by_one(steps):
     """The units of all steps and the pixels of each."""
     for step, pixels in steps:
         yield from zip(step, pixels.chunk(len(step)), strict=True)
+
+
+def test_a_decoding_process_serves_the_next_stream(media_of):
+    media = media_of(6)
+    list(stream_units(media, range(3), PROCESSOR, batch_units=8))
+    kept = [process.process.pid for process in client._idle]
+    assert kept
+    list(stream_units(media, range(2), PROCESSOR, batch_units=1))
+    assert [process.process.pid for process in client._idle] == kept
