@@ -71,8 +71,8 @@ def _decode(
     file = shared_file(slots * group * frame_bytes)
     try:
         ring = map_ring(file, slots, group, source.shape)
-        request: Message = {"group": group, "threads": threads, "decoder": decoder}
-        request["read"] = source.to_dict()
+        request: Message = {"read": source.to_dict(), "group": group, "slots": slots}
+        request |= {"threads": threads, "decoder": decoder}
         with decoder_process() as process:
             seconds = _AT_LEAST + _PER_FRAME * len(source)
             process.ask(source.name, request, seconds=seconds, file=file)

@@ -9,7 +9,7 @@ end of the socket is closed.
 import os
 import resource
 import socket
-import sys
+from contextlib import suppress
 from pathlib import Path
 
 # Address space. The largest frames (134 million pixels) and a few dozen of 8K, 50 MB each, which
@@ -26,10 +26,8 @@ def main() -> None:
     from spava_app.engine.video.service import serve
     from spava_app.engine.video.wire import Wire
 
-    try:
+    with suppress(EOFError, OSError):
         serve(Wire(socket.socket(fileno=os.dup(0))))
-    except (EOFError, OSError):
-        sys.exit(0)
 
 
 def _give_up_privileges() -> None:

@@ -3,8 +3,8 @@
 Requests, each with the answers that may come; `alive` may come before any of them:
     {"look": path}: the facts of `look`
     {"shapes": paths}: {"shapes", "stamps"} of pictures
-    {"read": source, "group", "threads", "decoder"}, and the ring's descriptor: for each group
-        {"slot", "count", "damaged"}, after the last {"done"}; {"free": slot} comes back
+    {"read": source, "group", "slots", "threads", "decoder"}, and the ring's descriptor: for each
+        group {"slot", "count", "damaged"}, after the last {"done"}; {"free": slot} comes back
 An input that cannot be served is answered by {"error": ...}.
 """
 
@@ -16,7 +16,7 @@ from spava_app.engine.video.backends import open_reader
 from spava_app.engine.video.frame_source import FrameSource
 from spava_app.engine.video.look import look, picture_shapes
 from spava_app.engine.video.pulse import Pulse
-from spava_app.engine.video.ring import map_ring, num_slots
+from spava_app.engine.video.ring import map_ring
 from spava_app.engine.video.wire import Message, Wire
 from spava_app.errors import InvalidInput, VideoError
 
@@ -53,8 +53,7 @@ def _read(request: dict[str, Any], wire: Wire, pulse: Pulse) -> None:
     source = FrameSource.from_dict(request["read"])
     group: int = request["group"]
     groups = [range(first, len(source))[:group] for first in range(0, len(source), group)]
-    height, width = source.shape
-    slots = num_slots(group * height * width * 3, len(groups))
+    slots: int = request["slots"]
     file = wire.take_file()
     try:
         ring = map_ring(file, slots, group, source.shape)

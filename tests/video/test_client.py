@@ -6,17 +6,19 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from socket import socketpair
 from threading import Thread
 
 import numpy as np
 import pytest
 
-from spava_app.engine.video import client
+from spava_app.engine.video import client, ring
 from spava_app.engine.video.client import decoder_process, end_idle
 from spava_app.engine.video.decode import decode_frames
 from spava_app.engine.video.probe import probe
 from spava_app.engine.video.ring import PREFETCH_BYTES, num_slots
 from spava_app.engine.video.server import MEMORY
+from spava_app.engine.video.wire import Wire
 from spava_app.errors import VideoError
 
 
@@ -154,6 +156,37 @@ def test_two_at_once_do_not_mix(videos, sequential):
     for number, (even, odd) in enumerate(zip(first, second, strict=True)):
         np.testing.assert_array_equal(even.pictures[0], truth[2 * number])
         np.testing.assert_array_equal(odd.pictures[0], truth[2 * number + 1])
+
+
+def test_work_is_told_and_a_hang_ends_by_itself():
+    """Even with nobody left to kill it."""
+    code = (
+        "import socket\n"
+        "from spava_app.engine.video import pulse, wire\n"
+        "pulse._EVERY, pulse._HANGS_AFTER = 0.0, 1\n"
+        "beats = pulse.Pulse(wire.Wire(socket.socket(fileno=0)))\n"
+        "for _ in range(3): beats.beat()\n"
+        "while True: pass\n"
+    )
+    ours, theirs = socketpair()
+    with ours, theirs:
+        done = subprocess.run([sys.executable, "-c", code], stdin=theirs.fileno(), timeout=60)
+        assert done.returncode == -signal.SIGALRM
+        wire = Wire(ours)
+        assert [wire.receive(within=5)[0] for _ in range(2)] == [{"alive": True}] * 2
+
+
+def test_a_full_ring_waits_for_who_takes_the_frames(videos, sequential, monkeypatch):
+    """Two slots: a group stays as it is for as long as it is held, and none is lost."""
+    monkeypatch.setattr(ring, "PREFETCH_BYTES", 1)
+    _, truth = sequential(videos.short_gops)
+    source = probe(videos.short_gops).source(range(90))
+    for number, group in enumerate(decode_frames(source, group=4)):
+        if number % 5 == 0:
+            time.sleep(0.1)
+        assert len(group.pictures) == (4 if number < 22 else 2)
+        np.testing.assert_array_equal(group.pictures, truth[4 * number :][:4])
+    assert number == 22
 
 
 def test_what_runs_ahead_is_bounded():
