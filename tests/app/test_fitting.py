@@ -191,9 +191,12 @@ def test_what_fits_nowhere_names_the_question_or_the_budget(
     request, _ = ask(qwen, [hour, clip], max_visual_tokens=198)
     assert [len(medium.frames) for medium in request.media] == [2, 2]
     for how in ({}, {"num_frames": 8}, {"max_visual_tokens": 99}):
-        with pytest.raises(InvalidInput, match="ask a shorter question") as error:
+        with pytest.raises(InvalidInput, match="the most that fits is 3264") as error:
             ask(qwen, clip, max_new_tokens=POSITIONS - 60, **how)
-        assert error.value.field == "question"
+        assert error.value.field == "max_new_tokens"
+    with pytest.raises(InvalidInput, match="ask a shorter question") as error:
+        ask(qwen, clip, history=[("which " * 40_000, "that")])
+    assert error.value.field == "question"
 
 
 def test_a_clip_beside_an_hour_is_seen_whole(qwen: Preparer, hour: Path, clip: Path) -> None:

@@ -264,9 +264,9 @@ def test_truncated_file(folder: Path, cut: Callable[[bytes], bytes]) -> None:
     [
         ({"architectures": ["Other"]}, "has architectures ['Other']; known: InternVLChatModel, "),
         ({"vision_config": {}}, "config.json lacks 'depth'"),
-        ({"vision_config": []}, "config.json has a setting of the wrong type"),
+        ({"vision_config": []}, "vision_config in config.json is not an object"),
         ({"text_config": {"model_type": "qwen2"}}, "config.json lacks 'hidden_size'"),
-        ({"text_config": [1]}, "config.json has a setting of the wrong type"),
+        ({"text_config": [1]}, "text_config in config.json is not an object"),
         (
             {"quantization_config": {"quant_method": "awq"}},
             "quantization_config={'quant_method': 'awq'}: quantized weights are not supported",

@@ -89,6 +89,7 @@ class OnGpu:
 def loaded(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     kernels = ModuleType("kernels")
     kernels.__dict__["swiglu"] = lambda gate_up, width: None
+    kernels.__dict__["rotate"] = lambda x, cos, sin: None
     monkeypatch.setattr(fused, "import_module", lambda name: kernels)
     monkeypatch.setattr(torch, "zeros", lambda *shape, **options: None)
     fused.load.cache_clear()
