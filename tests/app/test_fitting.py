@@ -191,7 +191,7 @@ def test_what_fits_nowhere_names_the_question_or_the_budget(
     request, _ = ask(qwen, [hour, clip], max_visual_tokens=198)
     assert [len(medium.frames) for medium in request.media] == [2, 2]
     for how in ({}, {"num_frames": 8}, {"max_visual_tokens": 99}):
-        with pytest.raises(InvalidInput, match="the most that fits is 3264") as error:
+        with pytest.raises(InvalidInput, match="the most that fits is 32") as error:
             ask(qwen, clip, max_new_tokens=POSITIONS - 60, **how)
         assert error.value.field == "max_new_tokens"
 
