@@ -6,7 +6,9 @@ hidden behind the vision tower.
 Writes a video (one encoded minute, copied), takes frames of it at a rate, and runs the front end as
 a question does: each rank decodes and encodes the units its blocks need. A vision tower of a
 published size has random weights. Everything runs twice; the second time is told. `hidden` is the
-share of the seconds that decoding takes by itself for which the front end did not wait.
+share of the seconds that decoding takes by itself for which the front end did not wait. `memory` is
+what a rank and its decoder processes took more than before at their peak, in host memory and on the
+GPU, beside its share of the embeddings and what may be decoded ahead.
 """
 
 import argparse
@@ -16,7 +18,8 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -26,6 +29,7 @@ import torch
 
 import spava_app
 from spava_app.engine.bench.group import versions
+from spava_app.engine.bench.host_memory import sampled_tree, tree_memory
 from spava_app.engine.bench.report import say
 from spava_app.engine.comm import Comm
 from spava_app.engine.dealing import deal
@@ -40,8 +44,9 @@ from spava_app.engine.timing import StageTimer
 from spava_app.engine.video.bench_clip import repeat, write_minute
 from spava_app.engine.video.pixel_config import PixelConfig
 from spava_app.engine.video.probe import probe
+from spava_app.engine.video.ring import PREFETCH_BYTES
 from spava_app.engine.video.sample import sample_times
-from spava_app.engine.video.stream import stream_units
+from spava_app.engine.video.stream import num_processes, stream_units
 
 EMBEDDED = Path(spava_app.__file__).parent / "assets" / "spava-tiny-vl"
 # Frames keep their size, whatever a checkpoint's own limits are.
@@ -167,11 +172,21 @@ def _measure(media: Media, vision: dict[str, Any], device: str, ranks: int) -> d
         answers = [pipe.recv() for pipe in pipes]
         for process in processes:
             process.join(10)
+    memory = [answer.pop("memory") for answer in answers]
     slowest = {name: max(answer[name] for answer in answers) for name in answers[0]}
     hidden = 1 - slowest["decode"] / slowest["decode_alone"]
     stages = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in slowest.items())
     say(f"{ranks} ranks: {stages}; {hidden:.0%} of decoding hidden")
-    return {"ranks": ranks, "slowest": slowest, "hidden": hidden, "by_rank": answers}
+    for rank, parts in enumerate(memory):
+        told = (f"{name} {size / 2**20:.0f} MiB" for name, size in parts.items() if size)
+        say(f"    rank {rank}: {', '.join(told)}")
+    return {
+        "ranks": ranks,
+        "slowest": slowest,
+        "hidden": hidden,
+        "by_rank": answers,
+        "memory": memory,
+    }
 
 
 def _rank(rank: int, setup: Setup, pipe: Connection) -> None:
@@ -195,25 +210,46 @@ def _rank(rank: int, setup: Setup, pipe: Connection) -> None:
     request = setup.request
     layout = make_method(request.method, {}).layout(request.shape, setup.world_size)
     dealt = deal(request.media, layout)
-    timer, total = StageTimer(device, lambda stage: None), 0.0
+    timer, total, memory = StageTimer(device, lambda stage: None), 0.0, dict[str, int]()
     for _ in range(2):
         comm.any(False, device)  # ranks begin together
         timer = StageTimer(device, lambda stage: None)
         began = time.perf_counter()
-        with torch.inference_mode():
+        with torch.inference_mode(), _memory(device, memory):
             encoded = front_end.encode(request, dealt[rank], timer)
             front_end.deliver(request, layout, dealt, encoded)
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
         total = time.perf_counter() - began
+        memory["share"] = encoded.nbytes
+        del encoded
+    [media] = request.media
+    step = PROCESSOR.units_per_call(media)
+    memory["ahead"] = PREFETCH_BYTES * num_processes(threads, len(dealt[rank]), step)
     comm.any(False, device)
     began = time.perf_counter()
-    [media] = request.media
     for _ in stream_units(media, dealt[rank], DECODE_ONLY, batch_units=1, threads=threads):
         pass
     alone = time.perf_counter() - began
-    pipe.send({**timer.seconds, "total": total, "decode_alone": alone})
+    pipe.send({**timer.seconds, "total": total, "decode_alone": alone, "memory": memory})
     comm.close()
+
+
+@contextmanager
+def _memory(device: torch.device, peak: dict[str, int]) -> Iterator[None]:
+    """Put into `peak` what the block takes of the host and of the GPU, more than before; of several
+    blocks the most of the host.
+    """
+    host, card = tree_memory(), 0
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        card = torch.cuda.memory_allocated(device)
+    with sampled_tree() as samples:
+        yield
+    if samples and host is not None:
+        peak["host"] = max(peak.get("host", 0), max(samples) - host)
+    if device.type == "cuda":
+        peak["card"] = torch.cuda.max_memory_allocated(device) - card
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ def stream_units(
     """
     span, spent = processor.frames_per_unit, timings if timings is not None else {}
     hurt, lost = damaged if damaged is not None else set(), list[float]()
-    processes = max(1, min(_PROCESSES, threads // _THREADS, -(-len(units) // batch_units)))
+    processes = num_processes(threads, len(units), batch_units)
     with ExitStack() as stack:
         parts = [_Part(media, units[own.start : own.stop]) for own in _shards(units, processes)]
         streams = [
@@ -93,6 +93,11 @@ def stream_units(
             next(groups, None)  # the end: a process that has said it serves the next file
     if lost:
         warnings.warn(VideoWarning(media.path, tuple(sorted(lost))), stacklevel=2)
+
+
+def num_processes(threads: int, num_units: int, batch_units: int) -> int:
+    """Decoder processes for so many units; each decodes ahead by `ring.PREFETCH_BYTES`."""
+    return max(1, min(_PROCESSES, threads // _THREADS, -(-num_units // batch_units)))
 
 
 class _Part:

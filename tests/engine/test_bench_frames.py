@@ -20,6 +20,9 @@ def test_a_report_of_one_and_two_ranks(tmp_path: Path, capsys: pytest.CaptureFix
         assert set(slowest) == {"decode", "preprocess", "vision", "total", "decode_alone"}
         assert slowest["total"] >= slowest["vision"] > 0
         assert row["hidden"] < 1
+        for memory in row["memory"]:
+            assert memory["share"] == 30 * 8 // row["ranks"] * 256 * 4
+            assert 0 < memory["host"] < 2**30
     # 60 frames are 30 units of 112 x 64 pixels, which become 112 x 56.
     assert report["tokens"] == 30 * 4 * 2
     assert "60 frames of 2 min" in capsys.readouterr().out

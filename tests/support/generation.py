@@ -7,6 +7,7 @@ from random import Random
 from typing import Any
 
 import torch
+from live_bytes import LiveBytes
 from torch import Tensor
 
 from spava_app.engine.comm import Comm
@@ -16,7 +17,7 @@ from spava_app.engine.front_end import FrontEnd
 from spava_app.engine.generate import Runner
 from spava_app.engine.media import Media
 from spava_app.engine.parallel.base import make_method
-from spava_app.engine.processors import Processor
+from spava_app.engine.processors import Processor, QwenProcessor
 from spava_app.engine.request import Request
 from spava_app.engine.sampler import Sampling
 from spava_app.engine.timing import StageTimer
@@ -82,6 +83,20 @@ def encode_with_cache(
     return rows, units, stages
 
 
+def bytes_of_encoding(
+    comm: Comm, folder: Path, processor: Processor, request: Request
+) -> tuple[int, int]:
+    """Bytes of this rank's embeddings, and of all tensors there were at the peak of making them."""
+    front_end = runner_of(comm, folder, processor).front_end
+    assert front_end is not None
+    layout = make_method(request.method, request.options).layout(request.shape, comm.world_size)
+    units = deal(request.media, layout)[comm.rank]
+    timer = StageTimer(torch.device("cpu"), lambda stage: None)
+    with torch.inference_mode(), LiveBytes() as counter:
+        encoded = front_end.encode(request, units, timer)
+    return encoded.nbytes, counter.peak
+
+
 def error_when_only_the_last_fails(
     comm: Comm, folder: Path, processor: Processor, good: Request, bad: Request
 ) -> str:
@@ -141,3 +156,10 @@ def media_request(
     assert isinstance(parts[-1], int)
     assert isinstance(parts[0], int)
     return text_request(ids, query_len=parts[-1], system_len=parts[0], media=tuple(media))
+
+
+class FourUnits(QwenProcessor):
+    """Decodes and encodes few units at a time, so that short videos take many steps."""
+
+    def units_per_call(self, media: Media) -> int:
+        return 4
