@@ -21,13 +21,12 @@ from spava_app.engine.media import Media
 from spava_app.engine.models.internvl3 import InternVisionTower
 from spava_app.engine.models.positions import multimodal_positions
 from spava_app.engine.models.qwen2_5_vl import VisionTower
+from spava_app.engine.models.vision_batch import PATCHES_PER_TOKEN, units_per_call
 from spava_app.engine.processors import Processor
 from spava_app.engine.request import Request
 from spava_app.engine.timing import StageTimer
 from spava_app.engine.video.stream import stream_units
 
-# Patches that become one token, in all supported towers.
-PATCHES_PER_TOKEN = 4
 # Units that are sent to the cache at a time.
 UNITS_KEPT = 64
 
@@ -114,12 +113,13 @@ class FrontEnd:
         timer.begin("decode")
         damaged: set[int] = set()
         place = {unit: index for index, unit in enumerate(units)}
+        device = self._weight.device
         stream = stream_units(
             medium,
             units,
             self.processor,
-            batch_units=self.processor.units_per_call(medium),
-            device=self._weight.device,
+            batch_units=units_per_call(medium.unit_tokens * PATCHES_PER_TOKEN, device.type),
+            device=device,
             threads=self.threads,
             timings=timer.seconds,
             damaged=damaged,

@@ -11,16 +11,15 @@ from typing import Any
 
 import torch
 
-from spava_app.engine.front_end import PATCHES_PER_TOKEN
 from spava_app.engine.layout import Layout
 from spava_app.engine.media import Media
 from spava_app.engine.models.decoder import DecoderConfig
 from spava_app.engine.models.internvl3 import InternVisionTower
 from spava_app.engine.models.qwen2_5_vl import VisionTower
 from spava_app.engine.models.registry import Model
+from spava_app.engine.models.vision_batch import PATCHES_PER_TOKEN, units_per_call
 from spava_app.engine.parallel.base import Method
 from spava_app.engine.parallel.buffers import Buffers, HeadShape
-from spava_app.engine.processors import Processor
 
 
 @dataclass(frozen=True)
@@ -70,21 +69,22 @@ def predict(
     dtype: torch.dtype,
     max_new_tokens: int,
     media: Sequence[Media] = (),
-    processor: Processor | None = None,
+    device: str = "cuda",
 ) -> list[Memory]:
     """The peak of each rank.
 
     Args:
         model: with its sizes only, e.g. built on the meta device.
         dtype: of weights and activations.
-        media: what the front end encodes, as `processor` has it.
+        media: what the front end encodes.
+        device: "cpu" or "cuda".
     """
     config, size = model.decoder.config, dtype.itemsize
     heads = HeadShape(config.num_heads, config.num_kv_heads, config.head_dim, size)
     parameters = sum(weight.numel() for weight in model.parameters())
     vision = 0
-    if model.vision is not None and processor is not None and media:
-        vision = _vision(model.vision, processor, media, layout.world_size, size)
+    if model.vision is not None and media:
+        vision = _vision(model.vision, media, layout.world_size, size, device)
     new = -(-max_new_tokens // layout.world_size)
     memories = []
     for rank in range(layout.world_size):
@@ -126,10 +126,10 @@ def _layer(config: DecoderConfig, heads: HeadShape, rows: int, chunk: int) -> tu
 
 def _vision(
     tower: VisionTower | InternVisionTower,
-    processor: Processor,
     media: Sequence[Media],
     world_size: int,
     size: int,
+    device: str,
 ) -> int:
     """Bytes of a rank's embeddings with the largest batch of the tower, or with their exchange.
 
@@ -142,7 +142,11 @@ def _vision(
     own = tokens + max(medium.unit_tokens for medium in media)
     embeddings = own * config.out_hidden_size * size
     batch = max(
-        min(medium.num_units, processor.units_per_call(medium)) * medium.unit_tokens
+        min(
+            medium.num_units,
+            units_per_call(medium.unit_tokens * PATCHES_PER_TOKEN, device),
+        )
+        * medium.unit_tokens
         for medium in media
     )
     frames = tower.config.temporal_patch_size if isinstance(tower, VisionTower) else 1

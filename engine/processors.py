@@ -13,14 +13,10 @@ from torch import Tensor, nn
 
 from spava_app.engine.media import Media
 from spava_app.engine.models.internvl_config import InternVisionConfig
-from spava_app.engine.models.qwen2_5_vl import units_per_call
 from spava_app.engine.video.pixel_config import PixelConfig
 from spava_app.engine.video.preprocess import grid_for, patchify_frames
 from spava_app.engine.video.tiles import TileConfig, tile_frames, tile_grid, tiles_of_grid
 from spava_app.errors import CheckpointError
-
-# Units, or tiles, of a call: more give no speed, and what follows waits for all of them.
-MAX_UNITS = 64
 
 
 @dataclass(frozen=True)
@@ -72,12 +68,6 @@ class Processor(Protocol):
 
     def encode(self, vision: nn.Module, pixels: Tensor, media: Media, num_units: int) -> Tensor:
         """Embeddings of `num_units` prepared units, `[num_units * unit_tokens, hidden]`."""
-        ...
-
-    def units_per_call(self, media: Media) -> int:
-        """Units that are decoded, prepared and encoded at a time: enough for the tower to be fast,
-        few enough for memory.
-        """
         ...
 
     def placeholders(self, token_ids: Mapping[str, int]) -> frozenset[int]:
@@ -145,9 +135,6 @@ class QwenProcessor:
     def encode(self, vision: nn.Module, pixels: Tensor, media: Media, num_units: int) -> Tensor:
         return vision(pixels, (num_units, *media.grid[1:]))
 
-    def units_per_call(self, media: Media) -> int:
-        return min(MAX_UNITS, units_per_call(*media.grid[1:]))
-
     def placeholders(self, token_ids: Mapping[str, int]) -> frozenset[int]:
         return self.placeholder_ids
 
@@ -210,9 +197,6 @@ class InternVLProcessor:
 
     def encode(self, vision: nn.Module, pixels: Tensor, media: Media, num_units: int) -> Tensor:
         return vision(pixels)
-
-    def units_per_call(self, media: Media) -> int:
-        return max(1, MAX_UNITS // tiles_of_grid(media.grid[1:]))
 
     def placeholders(self, token_ids: Mapping[str, int]) -> frozenset[int]:
         if self.TOKEN not in token_ids:

@@ -24,8 +24,6 @@ from spava_app.kernels.windows import Windows, window_attention
 Grid = tuple[int, int, int]
 NORM_EPS = 1e-6
 ROPE_THETA = 10_000.0
-# Patches of a call: past these more give no speed, only memory (about 28 KB each in bfloat16).
-PATCHES_PER_CALL = 2**16
 
 
 @dataclass(frozen=True)
@@ -72,11 +70,6 @@ class VisionConfig:
     def patch_dim(self) -> int:
         """Values per patch."""
         return self.in_channels * self.temporal_patch_size * self.patch_size**2
-
-
-def units_per_call(height: int, width: int) -> int:
-    """How many units of height x width patches to give the tower at a time; at least one."""
-    return max(1, PATCHES_PER_CALL // (height * width))
 
 
 @dataclass(frozen=True)

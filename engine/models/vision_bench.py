@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from spava_app.engine.models.internvl3 import InternVisionTower
-from spava_app.engine.models.qwen2_5_vl import Grid, VisionConfig, VisionTower, units_per_call
+from spava_app.engine.models.qwen2_5_vl import Grid, VisionConfig, VisionTower
+from spava_app.engine.models.vision_batch import units_per_call
 from spava_app.engine.models.vision_shapes import (
     TILES,
     Flops,
@@ -141,7 +142,7 @@ def qwen_row(
     options: Options, peak: float, name: str, config: VisionConfig, about: str, grid: Grid
 ) -> Row:
     units, height, width = grid
-    per_call = min(units, units_per_call(height, width))
+    per_call = min(units, units_per_call(height * width, options.device.type))
     with options.device:
         tower = VisionTower(config).to(options.dtype)
     patches = random(options, per_call * height * width, config.patch_dim)

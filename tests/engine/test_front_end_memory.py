@@ -7,15 +7,17 @@ from pathlib import Path
 
 import pytest
 from dist import RankPool
-from generation import FourUnits, bytes_of_encoding, media_request
+from generation import bytes_of_encoding, media_request
 
+from spava_app.engine.processors import QwenProcessor
 from spava_app.engine.request import Request
 from spava_app.engine.video.cards import random_scene, write_video
 from spava_app.engine.video.pixel_config import PixelConfig
 
-PIXELS = PixelConfig(min_pixels=28 * 28, max_pixels=84 * 84)
-PROCESSOR = FourUnits(PIXELS, PIXELS, frozenset())
-UNITS = 60
+# 400 patches a unit, of which a CPU takes ten at a time.
+PIXELS = PixelConfig(min_pixels=280 * 280, max_pixels=280 * 280)
+PROCESSOR = QwenProcessor(PIXELS, PIXELS, frozenset())
+UNITS, STEP = 60, 10
 Ranks = Callable[[int], RankPool]
 
 
@@ -36,7 +38,7 @@ def asking(file: Path, units: int) -> Request:
 def test_a_share_and_a_step(world_size: int, ranks: Ranks, checkpoint: Path, file: Path) -> None:
     request = asking(file, UNITS)
     unit_bytes = request.media[0].unit_tokens * 64 * 4
-    [(share, peak)] = ranks(1).run(bytes_of_encoding, checkpoint, PROCESSOR, asking(file, 4))
+    [(share, peak)] = ranks(1).run(bytes_of_encoding, checkpoint, PROCESSOR, asking(file, STEP))
     step = peak - share
     found = ranks(world_size).run(bytes_of_encoding, checkpoint, PROCESSOR, request)
     assert sum(share for share, _ in found) == UNITS * unit_bytes
@@ -44,4 +46,4 @@ def test_a_share_and_a_step(world_size: int, ranks: Ranks, checkpoint: Path, fil
         assert share == UNITS // world_size * unit_bytes
         assert share + 0.9 * step < peak < share + 1.1 * step
     # Otherwise the bound would say nothing: all pixels take far more.
-    assert 4 * step < UNITS * 2 * 84 * 84 * 3 * 4
+    assert step < UNITS * 2 * 280 * 280 * 3 * 4

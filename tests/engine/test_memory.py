@@ -19,8 +19,6 @@ from spava_app.engine.memory import predict
 from spava_app.engine.models.causal_lm import CausalLM
 from spava_app.engine.models.qwen2_5_vl import Qwen25VL
 from spava_app.engine.parallel.base import make_method, methods
-from spava_app.engine.processors import QwenProcessor
-from spava_app.engine.video.pixel_config import PixelConfig
 
 Ranks = Callable[[int], RankPool]
 
@@ -88,9 +86,6 @@ def test_frames_take_no_more_than_predicted() -> None:
     method = make_method("full")
     layout = method.layout(PromptShape(400, 4), 1)
 
-    pixels = PixelConfig(min_pixels=1, max_pixels=10**6)
-    processor = QwenProcessor(pixels, pixels, frozenset())
-
     def predicted(*media: Media) -> int:
         memories = predict(
             model,
@@ -99,7 +94,7 @@ def test_frames_take_no_more_than_predicted() -> None:
             dtype=torch.float32,
             max_new_tokens=1,
             media=media,
-            processor=processor,
+            device="cpu",
         )
         return memories[0].vision
 

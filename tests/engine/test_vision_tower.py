@@ -4,12 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from spava_app.engine.models.qwen2_5_vl import (
-    PATCHES_PER_CALL,
-    VisionBlock,
-    VisionTower,
-    units_per_call,
-)
+from spava_app.engine.models.qwen2_5_vl import VisionBlock, VisionTower
+from spava_app.engine.models.vision_batch import MAX_UNITS, units_per_call
 from spava_app.engine.models.vision_shapes import qwen_config
 
 
@@ -25,10 +21,11 @@ def test_an_inner_width_that_is_no_multiple_of_eight() -> None:
 
 
 def test_units_per_call_bound_the_patches() -> None:
-    assert units_per_call(102, 182) == 3  # 1440p
-    assert units_per_call(26, 46) == 54  # 360p
-    assert units_per_call(1000, 1000) == 1
-    assert units_per_call(2, 2) == PATCHES_PER_CALL // 4
+    assert units_per_call(102 * 182, "cuda") == 3  # 1440p
+    assert units_per_call(26 * 46, "cuda") == 54  # 360p
+    assert units_per_call(26 * 46, "cpu") == 3
+    assert units_per_call(1000 * 1000, "cpu") == 1
+    assert units_per_call(2 * 2, "cpu") == MAX_UNITS
 
 
 @pytest.mark.gpu

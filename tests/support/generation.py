@@ -17,7 +17,7 @@ from spava_app.engine.front_end import FrontEnd
 from spava_app.engine.generate import Runner
 from spava_app.engine.media import Media
 from spava_app.engine.parallel.base import make_method
-from spava_app.engine.processors import Processor, QwenProcessor
+from spava_app.engine.processors import Processor
 from spava_app.engine.request import Request
 from spava_app.engine.sampler import Sampling
 from spava_app.engine.timing import StageTimer
@@ -156,10 +156,3 @@ def media_request(
     assert isinstance(parts[-1], int)
     assert isinstance(parts[0], int)
     return text_request(ids, query_len=parts[-1], system_len=parts[0], media=tuple(media))
-
-
-class FourUnits(QwenProcessor):
-    """Decodes and encodes few units at a time, so that short videos take many steps."""
-
-    def units_per_call(self, media: Media) -> int:
-        return 4
