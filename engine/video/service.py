@@ -73,5 +73,6 @@ def _read(request: dict[str, Any], wire: Wire, pulse: Pulse) -> None:
             wire.send({"slot": slot, "count": len(frames), "damaged": damaged})
     finally:
         reader.close()
+    pulse.rest()  # who takes the last frames may be as slow as with any other
     for _ in range(slots - len(free)):
         wire.receive()

@@ -195,6 +195,29 @@ def test_a_full_ring_waits_for_who_takes_the_frames(videos, sequential, monkeypa
     assert number == 22
 
 
+def test_the_last_frames_may_be_taken_as_slowly_as_any(videos, monkeypatch, tmp_path):
+    """A decoder that has decoded all does not hang: it waits."""
+    impatient = tmp_path / "python"
+    impatient.write_text(
+        f"#!{sys.executable}\n"
+        "from spava_app.engine.video import pulse, server\n"
+        "pulse._HANGS_AFTER = 1\n"
+        "server.main()\n"
+    )
+    impatient.chmod(0o700)
+    end_idle()
+    monkeypatch.setattr(sys, "executable", str(impatient))
+    try:
+        groups = decode_frames(probe(videos.short_gops).source(range(90)), group=30)
+        count = 0
+        for group in groups:
+            time.sleep(1.2)  # the first of them: all is decoded by then
+            count += len(group.pictures)
+        assert count == 90
+    finally:
+        end_idle()
+
+
 def test_what_runs_ahead_is_bounded():
     frame = 1080 * 1920 * 3
     assert num_slots(2 * frame, 1000) * 2 * frame <= PREFETCH_BYTES
