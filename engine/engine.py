@@ -10,9 +10,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Self
@@ -46,6 +47,7 @@ class Result:
     tokens: tuple[int, ...]
     seconds: dict[str, float]
     warnings: tuple[str, ...] = ()
+    counts: Mapping[str, int] = field(default_factory=dict)
 
 
 def _end(process: subprocess.Popen[bytes], until: float) -> int:
@@ -165,8 +167,9 @@ class Engine:
         for answer in answers:
             for stage, spent in answer["seconds"].items():
                 seconds[stage] = max(spent, seconds.get(stage, 0.0))
+        counts = sum((Counter(answer["counts"]) for answer in answers), Counter[str]())
         warnings = described(request.media, [Noted(**answer["noted"]) for answer in answers])
-        return Result(tuple(answers[0]["tokens"]), seconds, warnings)
+        return Result(tuple(answers[0]["tokens"]), seconds, warnings, counts)
 
     def close(self) -> None:
         """Stop the workers and end what runs and waits; safe to call twice, from any thread."""

@@ -98,13 +98,19 @@ class FrontEnd:
                 start += len(run)
                 if kept is not None:
                     rows.copy_(kept.view(rows.shape))
+                    timer.counts["frames_reused"] += self._num_frames(medium, run)
                     continue
+                timer.counts["frames_encoded"] += self._num_frames(medium, run)
                 damaged = self._make(rows, medium, run, timer)
                 # What is damaged is not kept: the next question has to hear of it too.
                 whole = [index for index, unit in enumerate(run) if unit not in damaged]
                 for first in range(0, len(whole), UNITS_KEPT):
                     step = whole[first : first + UNITS_KEPT]
                     entry.write([run[index] for index in step], rows[step])
+
+    def _num_frames(self, medium: Media, units: Sequence[int]) -> int:
+        span, last = self.processor.frames_per_unit, len(medium.frames)
+        return sum(min((unit + 1) * span, last) - unit * span for unit in units)
 
     def _make(
         self, out: Tensor, medium: Media, units: Sequence[int], timer: StageTimer

@@ -1,6 +1,7 @@
-"""Seconds per stage of a request."""
+"""Seconds per stage of a request, and what was done in them."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -14,10 +15,15 @@ class StageTimer:
         device: CUDA work is waited for at the ends of a stage, so that it is charged to the stage
             that caused it.
         on_begin: called with the stage's name the first time it begins.
+
+    Attributes:
+        seconds: per stage.
+        counts: of whatever a stage counts.
     """
 
     def __init__(self, device: torch.device, on_begin: Callable[[str], None]) -> None:
         self.seconds: dict[str, float] = {}
+        self.counts: Counter[str] = Counter()
         self._device, self._on_begin = device, on_begin
 
     def begin(self, name: str) -> None:

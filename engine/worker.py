@@ -129,7 +129,8 @@ def _serve(
             for token in runner.run(request, timer, cancelled.is_set):
                 channel.send(connection, {"token": token})
                 tokens.append(token)
-        result = {"tokens": tokens, "seconds": timer.seconds, "noted": asdict(noted)}
+        result = {"tokens": tokens, "seconds": timer.seconds, "counts": timer.counts}
+        result["noted"] = asdict(noted)
         channel.send(connection, {"result": result})
     except PeerError as error:
         channel.send(connection, {"peer_failed": str(error)})

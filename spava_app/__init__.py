@@ -6,14 +6,53 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from spava_app.api import Answer, Frames, Sampling, Usage, VideoQA
+    from spava_app.answer import Answer, Usage
+    from spava_app.api import VideoQA
+    from spava_app.conversation import Conversation
+    from spava_app.engine.plan import Plan
+    from spava_app.engine.sampler import Sampling
+    from spava_app.engine.video.frames import Frames
+    from spava_app.options import AnswerOptions, AskOptions, FrameOptions
+    from spava_app.streaming import StageBegan, TextPiece
+    from spava_app.text_qa import TextQA
 
-__all__ = ["Answer", "Frames", "Sampling", "Usage", "VideoQA", "__version__"]
+# Where each public name is defined.
+_HOMES = {
+    "Answer": "answer",
+    "AnswerOptions": "options",
+    "AskOptions": "options",
+    "Conversation": "conversation",
+    "FrameOptions": "options",
+    "Frames": "engine.video.frames",
+    "Plan": "engine.plan",
+    "Sampling": "engine.sampler",
+    "StageBegan": "streaming",
+    "TextPiece": "streaming",
+    "TextQA": "text_qa",
+    "Usage": "answer",
+    "VideoQA": "api",
+}
+__all__ = [
+    "Answer",
+    "AnswerOptions",
+    "AskOptions",
+    "Conversation",
+    "FrameOptions",
+    "Frames",
+    "Plan",
+    "Sampling",
+    "StageBegan",
+    "TextPiece",
+    "TextQA",
+    "Usage",
+    "VideoQA",
+    "__version__",
+]
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
     # Lazy, so that `spava --help` and `import spava_app` need no torch.
-    if name in {"Answer", "Frames", "Sampling", "Usage", "VideoQA"}:
-        return getattr(import_module("spava_app.api"), name)
+    if name in _HOMES:
+        return getattr(import_module(f"spava_app.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

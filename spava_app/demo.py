@@ -7,7 +7,8 @@ from typing import Any
 
 import typer
 
-from spava_app.api import Answer, VideoQA
+from spava_app.answer import Answer
+from spava_app.api import VideoQA
 from spava_app.engine.video.cards import Card, random_scene, write_video
 from spava_app.terminal import Stages, format_moment, format_timings
 
@@ -46,7 +47,8 @@ class Report:
 
     seed: int
     seconds: float
-    ranks: int
+    gpus: int | str
+    cpu_ranks: int
     method: str
     setup: dict[str, float]
     results: tuple[Result, ...]
@@ -61,7 +63,8 @@ class Report:
         return {
             "seed": self.seed,
             "seconds": self.seconds,
-            "ranks": self.ranks,
+            "gpus": self.gpus,
+            "cpu_ranks": self.cpu_ranks,
             "method": self.method,
             "setup": self.setup,
             "num_right": self.num_right,
@@ -70,7 +73,7 @@ class Report:
 
 
 def run_demo(
-    stages: Stages, *, seed: int, seconds: float, ranks: int, method: str, device: str
+    stages: Stages, *, seed: int, seconds: float, gpus: int | str, cpu_ranks: int, method: str
 ) -> Report:
     """Generate a card video in a temporary folder and ask the embedded model about every card.
 
@@ -78,9 +81,7 @@ def run_demo(
         stages: told what runs now.
         seed: fixes the video.
         seconds: its length.
-        ranks: processes that share the work.
-        method: prefill method.
-        device: `auto`, `cpu` or `cuda`.
+        gpus, cpu_ranks, method: as in `VideoQA`.
 
     Raises:
         SpavaError: an option is refused, or the engine fails.
@@ -94,7 +95,7 @@ def run_demo(
         write_video(scene, video)
         setup["write video"] = stages.end()
         stages.begin("start workers")
-        with VideoQA(MODEL, ranks=ranks, method=method, device=device, cache=False) as qa:
+        with VideoQA(MODEL, gpus=gpus, cpu_ranks=cpu_ranks, method=method, cache=False) as qa:
             qa.start()
             setup["start workers"] = stages.end()
             for number, card in enumerate(scene.cards, start=1):
@@ -105,7 +106,7 @@ def run_demo(
 
                 results.append(Result(card, qa.ask(video, card.question, on_event=begin)))
             stages.end()
-    return Report(seed, seconds, ranks, method, setup, tuple(results))
+    return Report(seed, seconds, gpus, cpu_ranks, method, setup, tuple(results))
 
 
 def print_report(report: Report) -> None:

@@ -25,11 +25,16 @@ class InvalidInput(SpavaError, ValueError):
     exit_code = 2
 
     def __init__(self, field: str, value: object, fix: str) -> None:
-        super().__init__(f"{field}={value!r}: {fix}")
+        super().__init__(f"{field}={_shortened(repr(value))}: {fix}")
         self.field, self.value, self.fix = field, value, fix
 
     def __reduce__(self) -> tuple[type, tuple[str, object, str]]:
         return type(self), (self.field, self.value, self.fix)
+
+
+def _shortened(text: str) -> str:
+    # A whole book may have been given; a path is never cut.
+    return text if len(text) <= 4096 else f"{text[:60]}...{text[-20:]}"
 
 
 class VideoError(InvalidInput):

@@ -21,6 +21,8 @@ class Looked(Protocol):
     def sample(self) -> FrameSample: ...
     @property
     def picture(self) -> bool: ...
+    @property
+    def max_unit_tokens(self) -> int | None: ...
 
     def with_frames(self, num_frames: int) -> Self:
         """The same file with at most so many frames, evenly spaced."""
@@ -49,11 +51,12 @@ class Fitted(Generic[File]):
 
 def wish_of(file: Looked, *, all_frames: bool = False) -> Wish:
     """What is wished for of a file."""
-    return Wish(len(file.sample), file.height, file.width, file.picture, all_frames)
+    frames = len(file.sample)
+    return Wish(frames, file.height, file.width, file.picture, all_frames, file.max_unit_tokens)
 
 
 def fit_prompt(
-    processor: Processor,
+    processor: Processor | None,
     build: Callable[[Sequence[Fit]], Prompt],
     files: Sequence[File],
     *,
@@ -64,6 +67,7 @@ def fit_prompt(
     """The prompt with as much of the files as it has room for, by the rule of `budget`.
 
     Args:
+        processor: None for a text model.
         build: the prompt around media.
         room: tokens that the prompt may have.
         max_visual_tokens: that its media may have.
@@ -72,6 +76,9 @@ def fit_prompt(
     Returns:
         None where even the least does not fit.
     """
+    if processor is None or not files:
+        prompt = build(())
+        return Fitted((), (), (), prompt) if len(prompt.token_ids) <= room else None
     wishes = [wish_of(file, all_frames=all_frames) for file in files]
     full = [wish.fit(processor, None) for wish in wishes]
     budget = room if max_visual_tokens is None else min(room, max_visual_tokens)

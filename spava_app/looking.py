@@ -1,6 +1,6 @@
 """What a question is about: files, folders or frames, and which frames of them are looked at."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -16,10 +16,12 @@ from spava_app.engine.video.frame_source import FrameSource
 from spava_app.engine.video.frames import Frames, natural_order
 from spava_app.engine.video.probe import FolderInfo, PictureInfo, VideoInfo, look_at
 from spava_app.engine.video.sample import FrameSample, sample_rule, sample_times
-from spava_app.errors import InvalidInput
+from spava_app.errors import InvalidInput, check_count
 
 DEFAULT_FPS = 2.0
 MAX_FRAMES = 768  # as qwen-vl-utils; a longer video is sampled evenly
+# Of a frame, in all supported towers: 2 x 2 patches of 14 x 14.
+PIXELS_PER_TOKEN = 28 * 28
 
 # A file or folder, frames, or several of these.
 Medium = str | Path | Frames | np.ndarray | Tensor
@@ -28,17 +30,35 @@ Files = Medium | Sequence[Medium]
 
 @dataclass(frozen=True)
 class Asked:
-    """A question as a user asks it; see `VideoQA.ask`."""
+    """A question as a user asks it, with all that may be said with it; see `options`.
+
+    Attributes:
+        video: what it is about ...
+        text: ... unless that is this text.
+    """
 
     video: Files
     question: str
-    history: Sequence[tuple[str, str]]
-    num_frames: int | None
-    fps: float | None
-    max_new_tokens: int
-    sampling: Sampling
+    text: str = ""
+    history: Sequence[tuple[str, str]] = ()
+    num_frames: int | None = None
+    fps: float | None = None
     frame_rule: str | None = None
+    max_pixels: int | None = None
     max_visual_tokens: int | None = None
+    max_new_tokens: int = 64
+    sampling: Sampling | None = None
+    stop_strings: Sequence[str] = ()
+    method: str | None = None
+    method_options: Mapping[str, object] | None = None
+
+    def check(self) -> None:
+        """Raise InvalidInput for numbers and kinds that are never right."""
+        check_count("max_new_tokens", self.max_new_tokens or 0, least=1)
+        check_count("max_visual_tokens", self.max_visual_tokens, least=1)
+        check_count("max_pixels", self.max_pixels, least=1)
+        if not isinstance(self.sampling, Sampling | None):
+            raise InvalidInput("sampling", self.sampling, "give a spava_app.Sampling")
 
     @property
     def media(self) -> Sequence[Medium]:
@@ -48,6 +68,8 @@ class Asked:
             InvalidInput: something that is none, or nothing.
         """
         given = self.video
+        if self.text:
+            return ()
         if isinstance(given, str) and not given:
             raise InvalidInput("video", given, "must not be empty")
         if isinstance(given, str | Path | Frames | np.ndarray | Tensor):
@@ -68,7 +90,11 @@ class Asked:
 
 @dataclass(frozen=True)
 class Seen:
-    """What was looked at, and the frames that are used of it; a picture has no duration."""
+    """What was looked at, and the frames that are used of it; a picture has no duration.
+
+    Attributes:
+        max_unit_tokens: that frames are made small enough for; None for no such wish.
+    """
 
     path: str
     height: int
@@ -77,6 +103,7 @@ class Seen:
     sample: FrameSample
     read: Callable[[Sequence[int]], FrameSource]
     info: VideoInfo | None = None
+    max_unit_tokens: int | None = None
 
     @property
     def picture(self) -> bool:
@@ -95,16 +122,22 @@ class Seen:
         return replace(self, sample=_choose(self.info, asked))
 
 
-def look(medium: Medium, asked: Asked, scratch: Path | None = None) -> Seen:
-    """Look at a file, a folder of pictures or frames, and choose frames.
+def look(asked: Asked, scratch: Path | None = None) -> list[Seen]:
+    """Look at all that a question is about, and choose frames.
 
     Args:
-        scratch: a folder to write into, which an array needs.
+        scratch: a folder to write into, which an array needs; it is read until the answer.
 
     Raises:
         InvalidInput: wrong numbers of frames, an unknown rule, or an array of another kind.
-        VideoError: it cannot be read.
+        VideoError: something cannot be read.
     """
+    most = None if asked.max_pixels is None else asked.max_pixels // PIXELS_PER_TOKEN
+    seen = (_look(medium, asked, scratch) for medium in asked.media)
+    return [replace(file, max_unit_tokens=most) for file in seen]
+
+
+def _look(medium: Medium, asked: Asked, scratch: Path | None) -> Seen:
     if isinstance(medium, np.ndarray | Tensor):
         medium = Frames(medium)
     if isinstance(medium, Frames):

@@ -4,18 +4,18 @@ import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from spava_app.engine.budget import least_tokens
 from spava_app.engine.parallel.base import Method
 from spava_app.engine.plan import Plan, PlannedMedia
-from spava_app.engine.processors import Processor
+from spava_app.engine.processors import Fit, Processor
 from spava_app.engine.request import Request
+from spava_app.engine.sampler import Sampling
 from spava_app.errors import InvalidInput
 from spava_app.fitting import Fitted, fit_prompt, wish_of
-from spava_app.looking import Asked, Seen, as_media, hashed, look
-from spava_app.prompt import PromptBuilder
+from spava_app.looking import Asked, Seen, as_media, hashed
+from spava_app.prompt import Prompt, PromptBuilder
 
 _RATE_STEPS = 1000  # per frame per second, when the largest rate that fits is named
 
@@ -31,7 +31,7 @@ class Preparer:
     """
 
     prompts: PromptBuilder
-    processor: Processor
+    processor: Processor | None
     max_tokens: int
     method: Method
     options: Mapping[str, Any]
@@ -39,18 +39,15 @@ class Preparer:
     device: str
     cached: bool
 
-    def __call__(self, asked: Asked, scratch: Path) -> tuple[Request, Plan]:
+    def __call__(self, asked: Asked, seen: Sequence[Seen]) -> tuple[Request, Plan]:
         """Decide.
 
         Args:
-            scratch: a folder for frames that were given as arrays; to be kept until the answer.
+            seen: what the question is about, as it was looked at.
 
         Raises:
             InvalidInput: a text or a number that cannot be served.
-            VideoError: a file that cannot be read.
         """
-        self.prompts.check(asked.question, asked.history)  # told before a file is read
-        seen = [look(medium, asked, scratch) for medium in asked.media]
         fitted = self._fit(asked, seen)
         if fitted is None:
             raise self._too_much(asked, seen)
@@ -68,14 +65,17 @@ class Preparer:
             max_new_tokens=asked.max_new_tokens,
             stop_ids=self.prompts.stop_ids,
             media=media,
-            sampling=asked.sampling,
+            sampling=asked.sampling or Sampling(),
         )
         return request, self._plan(request, fitted)
+
+    def _build(self, asked: Asked, fits: Sequence[Fit]) -> Prompt:
+        return self.prompts.build(asked.question, fits, asked.history, asked.text)
 
     def _fit(self, asked: Asked, seen: Sequence[Seen]) -> Fitted[Seen] | None:
         return fit_prompt(
             self.processor,
-            lambda fits: self.prompts.build(asked.question, fits, asked.history),
+            lambda fits: self._build(asked, fits),
             seen,
             room=self.max_tokens - asked.max_new_tokens,
             max_visual_tokens=asked.max_visual_tokens,
@@ -92,10 +92,11 @@ class Preparer:
                 name, value = "frame_rule", asked.frame_rule
             return InvalidInput(name, value, f"the most that fits is {most}: look at fewer frames")
         wishes = [wish_of(file, all_frames=asked.all_frames) for file in seen]
-        least, given = least_tokens(self.processor, wishes), asked.max_visual_tokens
+        least = least_tokens(self.processor, wishes) if self.processor else 0
+        given = asked.max_visual_tokens
         if given is not None and given < least:
             return InvalidInput("max_visual_tokens", given, f"give at least {least} for these")
-        text = len(self.prompts.build(asked.question, (), asked.history).token_ids)
+        text = len(self._build(asked, ()).token_ids)
         if (most := self.max_tokens - text - least) > 0:
             fix = f"the most that fits is {most}"
             return InvalidInput("max_new_tokens", asked.max_new_tokens, fix)
@@ -103,7 +104,14 @@ class Preparer:
             f"with the answer this is {text + asked.max_new_tokens} tokens, what it is about needs "
             f"at least {least}, and the model takes {self.max_tokens}: ask a shorter question"
         )
-        return InvalidInput("question", _shortened(asked.question), fix)
+        alone = replace(asked, text="")
+        if asked.text and len(self._build(alone, ()).token_ids) < self.max_tokens:
+            fix = (
+                f"with the answer this is {text + asked.max_new_tokens} tokens, and the model "
+                f"takes {self.max_tokens}: shorten it"
+            )
+            return InvalidInput("text", asked.text, fix)
+        return InvalidInput("question", asked.question, fix)
 
     def _largest(self, asked: Asked, seen: Sequence[Seen]) -> int:
         """The largest `num_frames`, or `fps` in steps, that fits; 0 if none."""
@@ -148,7 +156,3 @@ class Preparer:
             passing_len=max(layout.passing, default=0),
             options=dict(self.options),
         )
-
-
-def _shortened(text: str, limit: int = 60) -> str:
-    return text if len(text) <= limit else f"{text[:limit]}..."

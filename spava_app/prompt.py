@@ -64,12 +64,13 @@ class PromptBuilder:
         self._place([{"role": "user", "content": _MARK}])
         self.stop_ids = _stop_ids(folder, self._tokenizer.eos_token_id)
 
-    def check(self, question: str, history: Sequence[tuple[str, str]] = ()) -> None:
+    def check(self, question: str, history: Sequence[tuple[str, str]] = (), text: str = "") -> None:
         """Raise `InvalidInput` for an empty text, or one with the model's special tokens in it."""
         pairs = isinstance(history, Sequence) and not isinstance(history, str)
         if not pairs or any(not isinstance(it, tuple | list) or len(it) != 2 for it in history):
             raise InvalidInput("history", history, "give (question, answer) pairs, oldest first")
         self._check("question", question)
+        self._check("text", text, may_be_empty=True)
         for asked, said in history:
             self._check("history", asked)
             self._check("history", said, may_be_empty=True)  # a model may have said nothing
@@ -86,25 +87,32 @@ class PromptBuilder:
                 raise InvalidInput(name, text, f"must not contain {special}")
 
     def build(
-        self, question: str, media: Sequence[Fit] = (), history: Sequence[tuple[str, str]] = ()
+        self,
+        question: str,
+        media: Sequence[Fit] = (),
+        history: Sequence[tuple[str, str]] = (),
+        text: str = "",
     ) -> Prompt:
         """The prompt that asks `question`.
 
         Args:
             media: what stands before the first question.
             history: earlier questions and their answers.
+            text: what stands before the first question, after media.
 
         Raises:
             InvalidInput: as `check`.
         """
-        self.check(question, history)
+        self.check(question, history, text)
         contents: list[Message] = [
             {"role": role, "content": text} for role, text in _turns(question, history)
         ]
-        parts = [*(fit.content for fit in media), {"type": "text", "text": contents[0]["content"]}]
+        about = [{"type": "text", "text": f"{text}\n\n"}] if text else []
+        parts = [*(fit.content for fit in media), *about]
+        parts.append({"type": "text", "text": contents[0]["content"]})
         contents[0]["content"] = _joined(parts)
-        text = self._render(contents)
-        encoding = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        rendered = self._render(contents)
+        encoding = self._tokenizer(rendered, add_special_tokens=False, return_offsets_mapping=True)
         begins = [begin for begin, _ in encoding["offset_mapping"]]
         mark = {"type": "text", "text": _MARK}
         listed = isinstance(contents[0]["content"], list)

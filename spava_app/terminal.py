@@ -40,17 +40,19 @@ def reported_errors(*, as_json: bool, debug: bool) -> Iterator[None]:
     except SpavaError as error:
         if debug:
             raise
-        message = " ".join(str(error).splitlines())
-        if as_json:
-            described = {
-                "type": type(error).__name__,
-                "message": message,
-                "field": getattr(error, "field", None),
-            }
-            typer.echo(json.dumps({"error": described}), err=True)
-        else:
-            typer.echo(f"error: {message}", err=True)
+        field = getattr(error, "field", None)
+        tell_error(type(error).__name__, str(error), field, as_json=as_json)
         raise typer.Exit(error.exit_code) from None
+
+
+def tell_error(kind: str, message: str, field: str | None = None, *, as_json: bool) -> None:
+    """An error as one line on stderr, for people or as JSON."""
+    message = " ".join(message.splitlines())
+    if as_json:
+        described = {"type": kind, "message": message, "field": field}
+        typer.echo(json.dumps({"error": described}), err=True)
+    else:
+        typer.echo(f"error: {message}", err=True)
 
 
 def print_json(value: Mapping[str, Any]) -> None:
@@ -121,6 +123,10 @@ class Stages:
         if self._keep:
             self.note(f"  {self._stage:<14}{took:8.2f} s")
         return took
+
+    def hide(self) -> None:
+        """Draw nothing any more: something else is written on the terminal."""
+        self._progress.stop()
 
     def note(self, text: str) -> None:
         """A line on the terminal, above the running stage."""

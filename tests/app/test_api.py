@@ -11,10 +11,12 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
-from spava_app.api import EMBEDDED, Answer, VideoQA
+from spava_app.answer import Answer
+from spava_app.api import VideoQA
 from spava_app.engine.sampler import Sampling
 from spava_app.engine.video.cards import CardScene
 from spava_app.errors import CheckpointError, EngineDown, EngineError, InvalidInput, VideoError
+from spava_app.session import EMBEDDED
 
 STAGES = ["decode", "vision", "exchange", "prefill", "generate"]
 
@@ -77,7 +79,7 @@ def test_every_card_is_read_and_plan_and_times_add_up(
 
 
 def test_full_agrees_and_closing_is_not_the_end(scene: CardScene, video: Path) -> None:
-    with VideoQA(ranks=1, method="full", cache=False) as qa:
+    with VideoQA(cpu_ranks=1, method="full", cache=False) as qa:
         for card in scene.cards:
             answer = qa.ask(video, card.question, fps=1)
             assert answer.text == card.answer
@@ -192,12 +194,12 @@ def test_any_question_is_served(question: str, qa: VideoQA, video: Path) -> None
 @pytest.mark.parametrize(
     ("wrong", "field"),
     [
-        ({"ranks": 0}, "ranks"),
-        ({"ranks": -1}, "ranks"),
-        ({"ranks": "2"}, "ranks"),
-        ({"ranks": 2.5}, "ranks"),
+        ({"cpu_ranks": 0}, "cpu_ranks"),
+        ({"cpu_ranks": -1}, "cpu_ranks"),
+        ({"cpu_ranks": "2"}, "cpu_ranks"),
+        ({"gpus": 2.5}, "gpus"),
         ({"method": "guess"}, "method"),
-        ({"device": "gpu"}, "device"),
+        ({"gpus": "two"}, "gpus"),
         ({"method_options": {"passing": 1}}, "passing"),
         ({"method": "full", "method_options": {"anchor_len": 4}}, "anchor_len"),
         ({"method_options": {"passing_fraction": 1.5}}, "passing_fraction"),
@@ -211,11 +213,11 @@ def test_bad_settings_name_the_field(wrong: dict[str, Any], field: str) -> None:
     assert error.value.field == field
 
 
-def test_more_ranks_than_gpus_is_told_with_both_numbers() -> None:
+def test_more_gpus_than_there_are_is_told_with_both_numbers() -> None:
     found = torch.cuda.device_count()
-    with pytest.raises(InvalidInput, match=f"need {found + 1} GPUs, {found} found") as error:
-        VideoQA(device="cuda", ranks=found + 1)
-    assert (error.value.field, error.value.value) == ("device", "cuda")
+    with pytest.raises(InvalidInput, match=f"{found or 'none'} found") as error:
+        VideoQA(gpus=found + 1)
+    assert (error.value.field, error.value.value) == ("gpus", found + 1)
 
 
 def test_a_folder_that_is_no_model_is_told(tmp_path: Path) -> None:
@@ -270,6 +272,8 @@ def test_usage_counts_and_says_why_the_answer_ended(
         "prompt_tokens": answer.plan.num_tokens,
         "answer_tokens": 1,
         "finish_reason": "stop",
+        "frames_encoded": 120,
+        "frames_reused": 0,
     }
 
 
@@ -279,9 +283,9 @@ def test_pickled_weights_are_read_when_asked_for(
     folder = Path(shutil.copytree(EMBEDDED, tmp_path / "pickled"))
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
-    with VideoQA(folder, ranks=1) as qa, pytest.raises(CheckpointError, match="pickled"):
+    with VideoQA(folder, cpu_ranks=1) as qa, pytest.raises(CheckpointError, match="pickled"):
         qa.ask(video, scene.cards[0].question)
-    with VideoQA(folder, ranks=1, allow_pickle=True) as qa:
+    with VideoQA(folder, cpu_ranks=1, allow_pickle=True) as qa:
         assert qa.ask(video, scene.cards[0].question).text == scene.cards[0].answer
 
 

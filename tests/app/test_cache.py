@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from spava_app.api import Answer, VideoQA
+from spava_app.answer import Answer
+from spava_app.api import VideoQA
 from spava_app.engine.video.cards import CardScene, random_scene, write_video
 
 
@@ -24,14 +25,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def qa(folder: Path) -> Iterator[VideoQA]:
     """Spava on two ranks."""
-    with VideoQA(ranks=2) as started:
+    with VideoQA(cpu_ranks=2) as started:
         yield started
 
 
 @pytest.fixture(scope="module")
 def alone(folder: Path) -> Iterator[VideoQA]:
     """Another method, on one rank, in other processes."""
-    with VideoQA(ranks=1, method="full") as started:
+    with VideoQA(cpu_ranks=1, method="full") as started:
         yield started
 
 
@@ -100,7 +101,7 @@ def test_a_cache_that_cannot_be_used_is_told_once_and_changes_no_answer(
     scene: CardScene, video: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SPAVA_CACHE", "/proc/spava")
-    with VideoQA(ranks=2) as qa:
+    with VideoQA(cpu_ranks=2) as qa:
         told = []
         for card in scene.cards[:3]:
             answer = qa.ask(video, card.question)

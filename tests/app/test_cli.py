@@ -59,7 +59,7 @@ def test_as_a_process_a_wrong_input_is_one_line_and_code_2(text_file: Path) -> N
         ([""], "question=''"),
         (["  "], "question='  '"),
         ([QUESTION, "--method", "guess"], "method='guess'"),
-        ([QUESTION, "--ranks", "0"], "ranks=0"),
+        ([QUESTION, "--cpu-ranks", "0"], "cpu_ranks=0"),
         ([QUESTION, "--max-new-tokens", "0"], "max_new_tokens=0"),
         ([QUESTION, "--method", "full", "--anchor-len", "4"], "anchor_len=4"),
         ([QUESTION, "--passing-fraction", "2"], "passing_fraction=2.0"),
@@ -84,7 +84,7 @@ def test_with_json_an_error_is_one_json_line_on_stderr(tmp_path: Path) -> None:
     assert missing in error["message"]
 
 
-@pytest.mark.parametrize("words", [["--no-such-option"], ["ask"], ["demo", "--ranks", "two"]])
+@pytest.mark.parametrize("words", [["--no-such-option"], ["ask"], ["demo", "--cpu-ranks", "two"]])
 def test_wrong_usage_is_code_2(words: list[str]) -> None:
     assert CliRunner().invoke(cli.app, words).exit_code == 2
 
@@ -155,7 +155,16 @@ class Terminal:
 def test_on_a_terminal_stages_and_plan_show_and_stdout_is_the_answer(
     scene: CardScene, video: Path, on_terminal: Callable[..., Terminal]
 ) -> None:
-    words = ["--frames", "40", "--virtual-hosts", "6", "--passing-fraction", "0.5", "--ranks", "1"]
+    words = [
+        "--frames",
+        "40",
+        "--virtual-hosts",
+        "6",
+        "--passing-fraction",
+        "0.5",
+        "--cpu-ranks",
+        "1",
+    ]
     run = on_terminal("ask", video, scene.cards[2].question, *words)
     shown = run.read()
     out, _ = run.process.communicate(timeout=60)

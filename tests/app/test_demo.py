@@ -17,7 +17,18 @@ from spava_app.engine.video.probe import probe
 from spava_app.engine.video.sample import sample_times
 from spava_app.terminal import Stages
 
-COMMAND = ["demo", "--seconds", "40", "--seed", "3", "--ranks", "2", "--device", "cpu", "--json"]
+COMMAND = [
+    "demo",
+    "--seconds",
+    "40",
+    "--seed",
+    "3",
+    "--cpu-ranks",
+    "2",
+    "--gpus",
+    "0",
+    "--json",
+]
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +134,7 @@ def test_command_prints_the_report_and_exits_0(ran: tuple[Report, Result]) -> No
     ("words", "says"),
     [
         (["--seconds", "5"], "seconds=5.0"),
-        (["--seconds", "20", "--ranks", "0"], "ranks=0"),
+        (["--seconds", "20", "--cpu-ranks", "0"], "cpu_ranks=0"),
         (["--seconds", "20", "--method", "guess"], "method='guess'"),
     ],
 )
@@ -139,7 +150,7 @@ def test_wrong_options_are_one_line_and_code_2(words: list[str], says: str) -> N
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_as_shipped_every_answer_is_right(seed: int) -> None:
     with Stages() as stages:
-        done = run_demo(stages, seed=seed, seconds=300, ranks=2, method="spava", device="auto")
+        done = run_demo(stages, seed=seed, seconds=300, gpus="auto", cpu_ranks=2, method="spava")
     assert [r.answer.text for r in done.results] == [r.card.answer for r in done.results]
 
 
@@ -152,6 +163,6 @@ def test_an_hour_at_one_frame_in_four_seconds(tmp_path: Path) -> None:
     times = sample_times(probe(video), fps=0.25).times
     # A card shows for 3 seconds or more, so it may fall between two frames; of these none does.
     assert all(any(card.start <= t < card.end for t in times) for card in scene.cards)
-    with VideoQA(ranks=2) as qa:
+    with VideoQA(cpu_ranks=2) as qa:
         texts = [qa.ask(video, card.question, fps=0.25).text for card in scene.cards]
     assert texts == [card.answer for card in scene.cards]

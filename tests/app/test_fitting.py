@@ -12,21 +12,20 @@ from av.video.stream import VideoStream
 from internvl_layouts import write_tokenizer
 from PIL import Image
 
-from spava_app.api import EMBEDDED
 from spava_app.engine.parallel.base import make_method
 from spava_app.engine.plan import Plan
 from spava_app.engine.processors import InternVLProcessor, QwenProcessor, make_processor
 from spava_app.engine.request import Request
-from spava_app.engine.sampler import Sampling
 from spava_app.engine.video.pixel_config import PixelConfig
 from spava_app.engine.video.probe import probe
 from spava_app.engine.video.sample import sample_rule, sample_times
 from spava_app.engine.video.tiles import TileConfig
 from spava_app.engine.weights import read_config
 from spava_app.errors import InvalidInput
-from spava_app.looking import Asked
+from spava_app.looking import Asked, look
 from spava_app.prepare import Preparer
 from spava_app.prompt import PromptBuilder
+from spava_app.session import EMBEDDED
 
 POSITIONS, ANSWER = 32_768, 64
 PUBLISHED = PixelConfig(min_pixels=4 * 784, max_pixels=16384 * 784)
@@ -84,8 +83,8 @@ def internvl(tmp_path_factory: pytest.TempPathFactory) -> Preparer:
 
 def ask(preparer: Preparer, video: Path | list[Path], **how: Any) -> tuple[Request, Plan]:
     given = {"num_frames": None, "fps": None, "history": (), "max_new_tokens": ANSWER, **how}
-    asked = Asked(video, question="What is in it?", sampling=Sampling(), **given)
-    return preparer(asked, Path("not needed"))
+    asked = Asked(video, question="What is in it?", **given)
+    return preparer(asked, look(asked))
 
 
 def check(request: Request, *, limit: int = POSITIONS) -> None:

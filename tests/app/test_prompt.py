@@ -16,13 +16,14 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, InternVLConfig, InternVLForConditionalGeneration
 
-from spava_app.api import EMBEDDED, VideoQA
+from spava_app.api import VideoQA
 from spava_app.engine.processors import Fit, InternVLProcessor, make_processor
 from spava_app.engine.video.cards import CardScene
 from spava_app.engine.video.tiles import TileConfig
 from spava_app.engine.weights import read_config
 from spava_app.errors import CheckpointError, InvalidInput, VideoError
 from spava_app.prompt import PromptBuilder
+from spava_app.session import EMBEDDED
 
 HISTORY = [("What is first?", "A red card."), ("And then?", "Nothing.")]
 
@@ -208,7 +209,7 @@ def internvl(
         tiles = {"size": {"height": 56, "width": 56}, "max_patches": 3}
         tiles |= {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
         (folder / "preprocessor_config.json").write_text(json.dumps(tiles))
-    with VideoQA(folder, ranks=2, method_options={"passing_fraction": 1.0}) as qa:
+    with VideoQA(folder, cpu_ranks=2, method_options={"passing_fraction": 1.0}) as qa:
         yield qa
 
 

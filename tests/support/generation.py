@@ -19,7 +19,6 @@ from spava_app.engine.media import Media
 from spava_app.engine.parallel.base import make_method
 from spava_app.engine.processors import Processor
 from spava_app.engine.request import Request
-from spava_app.engine.sampler import Sampling
 from spava_app.engine.timing import StageTimer
 from spava_app.engine.weights import load_model
 from spava_app.errors import SpavaError
@@ -144,7 +143,7 @@ def media_request(
         if isinstance(part, int):
             ids += [random.randrange(text_ids) for _ in range(part)]
             continue
-        seen = look(part[0], Asked(part[0], "", (), part[1], None, 1, Sampling()))
+        [seen] = look(Asked(part[0], "", num_frames=part[1]))
         fit = processor.fit(len(seen.sample), seen.height, seen.width, picture=seen.picture)
         starts: list[int] = []
         for run in fit.runs:

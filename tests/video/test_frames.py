@@ -7,7 +7,6 @@ import pytest
 import torch
 from PIL import Image
 
-from spava_app.engine.sampler import Sampling
 from spava_app.engine.video.decode import decode_frames
 from spava_app.engine.video.frames import Frames, natural_order
 from spava_app.errors import InvalidInput, VideoError
@@ -18,7 +17,7 @@ FRAMES = np.random.default_rng(0).integers(0, 256, (12, 20, 30, 3), dtype=np.uin
 
 def looked_at(medium, scratch=None, num_frames=None, fps=None):
     """What is looked at, and what it takes to read it."""
-    seen = look(medium, Asked(medium, "", (), num_frames, fps, 1, Sampling()), scratch)
+    [seen] = look(Asked(medium, "", num_frames=num_frames, fps=fps), scratch)
     return seen, seen.read(seen.sample.frames)
 
 

@@ -1,0 +1,58 @@
+"""What comes back for a question."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from spava_app.engine.plan import Plan
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a question took.
+
+    Attributes:
+        prompt_tokens, answer_tokens: how many.
+        finish_reason: "stop" where the model or a stop string ended the answer, "length" where
+            `max_new_tokens` did.
+        frames_encoded: frames that were decoded and went through the vision tower.
+        frames_reused: frames whose embeddings were kept from an earlier question. The prefill is
+            always run anew: what blocks pass on depends on the question.
+    """
+
+    prompt_tokens: int
+    answer_tokens: int
+    finish_reason: str
+    frames_encoded: int = 0
+    frames_reused: int = 0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer to a question.
+
+    Attributes:
+        text: what the model said.
+        timings: seconds per stage of the slowest rank, and "total" from the call to the answer.
+        plan: what was done.
+        usage: tokens in and out, frames seen and reused.
+        warnings: what was wrong with the videos and did not keep them from being looked at.
+    """
+
+    text: str
+    timings: dict[str, float]
+    plan: Plan
+    usage: Usage
+    warnings: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return self.text
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "text": self.text,
+            "timings": self.timings,
+            "plan": self.plan.to_dict(),
+            "usage": asdict(self.usage),
+            "warnings": list(self.warnings),
+        }

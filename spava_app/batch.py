@@ -1,0 +1,64 @@
+"""Many questions, grouped by what they are about."""
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from spava_app.answer import Answer
+from spava_app.errors import SpavaError
+from spava_app.looking import Asked, Files, look
+from spava_app.options import AskOptions
+from spava_app.session import Session
+
+OnAnswer = Callable[[int, Answer | SpavaError], None]
+
+
+def ask_all(
+    session: Session,
+    pairs: Iterable[tuple[Files, str]],
+    options: AskOptions,
+    on_answer: OnAnswer | None,
+) -> list[Answer | SpavaError]:
+    """See `VideoQA.map`."""
+    questions = [Asked(video, question, **options) for video, question in pairs]
+    groups: dict[object, list[int]] = {}
+    for number, asked in enumerate(questions):
+        groups.setdefault(_same(asked.video), []).append(number)
+    results: dict[int, Answer | SpavaError] = {}
+
+    def tell(number: int, result: Answer | SpavaError) -> None:
+        results[number] = result
+        if on_answer is not None:
+            on_answer(number, result)
+
+    for numbers in groups.values():
+        _ask_group(session, {number: questions[number] for number in numbers}, tell)
+    return [results[number] for number in range(len(questions))]
+
+
+def _ask_group(session: Session, group: dict[int, Asked], tell: OnAnswer) -> None:
+    """Questions about one video, which is looked at once."""
+    with TemporaryDirectory(prefix="spava-frames-") as scratch:
+        try:
+            first = next(iter(group.values()))
+            first.check()
+            seen = look(first, Path(scratch))
+        except SpavaError as error:
+            for number in group:
+                tell(number, error)
+            return
+        for number, asked in group.items():
+            try:
+                result: Answer | SpavaError = session._ask(asked, seen)
+            except SpavaError as error:
+                result = error
+            tell(number, result)
+
+
+def _same(video: Files) -> object:
+    """What is equal for questions about the same video: a path, or the very same object."""
+    if isinstance(video, str | Path):
+        return str(video)
+    if isinstance(video, Sequence):
+        return tuple(map(_same, video))
+    return id(video)

@@ -1,0 +1,1 @@
+"""The commands of `spava`, one per file."""

@@ -1,0 +1,43 @@
+"""`spava text`: a question about a text file."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from spava_app.commands.groups import AnswerGroup, ModelGroup, OutputGroup
+from spava_app.commands.showing import show_answer
+from spava_app.terminal import Stages, reported_errors
+
+EPILOG = 'Example: `spava text book.txt "Who is the narrator?" --model ~/Llama-3.1-8B-Instruct`'
+
+
+def text(
+    file: Annotated[
+        Path, typer.Argument(allow_dash=True, help="A UTF-8 text file; `-` for standard input.")
+    ],
+    question: Annotated[str, typer.Argument(help="What to ask about it, in quotes.")],
+    model: ModelGroup,
+    answer: AnswerGroup,
+    output: OutputGroup,
+) -> None:
+    """Answer a question about a long text.
+
+    Takes the folder of a Llama, Qwen2 or Yi model with a chat template, or its name on the Hugging
+    Face hub. What is printed is as with `spava ask`.
+    """
+    with (
+        reported_errors(as_json=output.as_json, debug=output.debug),
+        Stages() as stages,
+    ):
+        stages.begin("load")
+        from spava_app.text_qa import TextQA
+
+        with TextQA(**model.keywords()) as qa:
+            about = sys.stdin.read() if str(file) == "-" else file
+            show_answer(
+                lambda **hooks: qa.ask(about, question, **answer.keywords(), **hooks),
+                stages,
+                as_json=output.as_json,
+            )

@@ -1,0 +1,57 @@
+"""What may be said with a question, in one place for `ask`, `stream`, `plan`, `open` and `map`."""
+
+from collections.abc import Mapping, Sequence
+
+from typing_extensions import TypedDict
+
+from spava_app.engine.sampler import Sampling
+
+
+class FrameOptions(TypedDict, total=False):
+    """What is looked at of each video.
+
+    Keys:
+        num_frames: so many frames, evenly spaced in time.
+        fps: or so many per second. By default 2 and at most 768 frames, fewer where the model or
+            the memory takes no more.
+        frame_rule: choose frames as a benchmark or another program does, to be comparable:
+            longvideobench, spava-short, vnbench, internvl or qwen-vl-utils.
+        max_pixels: make frames no larger than this many pixels, width times height.
+        max_visual_tokens: make frames smaller, and take fewer unless their number was given, until
+            they fit into this many tokens.
+    """
+
+    num_frames: int | None
+    fps: float | None
+    frame_rule: str | None
+    max_pixels: int | None
+    max_visual_tokens: int | None
+
+
+class AnswerOptions(TypedDict, total=False):
+    """How an answer is made.
+
+    Keys:
+        max_new_tokens: longest answer, 64 by default.
+        sampling: temperature, top-p, top-k, repetition penalty and seed; by default the best token
+            each time. The same seed gives the same answer.
+        stop_strings: the answer ends before the first of these that it comes to.
+        method, method_options: another prefill method than the object was made with, or other
+            options of it.
+    """
+
+    max_new_tokens: int
+    sampling: Sampling | None
+    stop_strings: Sequence[str]
+    method: str | None
+    method_options: Mapping[str, object] | None
+
+
+class AskOptions(FrameOptions, AnswerOptions, total=False):
+    """All of them.
+
+    Keys:
+        history: earlier questions and their answers, oldest first.
+    """
+
+    history: Sequence[tuple[str, str]]

@@ -1,0 +1,178 @@
+"""What `VideoQA` and `TextQA` have in common: a model, its prompts, its workers, and the way of a
+question through them.
+"""
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Self
+
+from spava_app.answer import Answer, Usage
+from spava_app.devices import choose_ranks
+from spava_app.engine.engine import Engine
+from spava_app.engine.hub import resolve_model
+from spava_app.engine.parallel.base import make_method
+from spava_app.engine.plan import Plan
+from spava_app.engine.processors import make_processor
+from spava_app.engine.settings import cache_folder
+from spava_app.engine.weights import read_config
+from spava_app.errors import CheckpointError, InvalidInput
+from spava_app.looking import Asked, Seen, look
+from spava_app.prepare import Preparer
+from spava_app.prompt import PromptBuilder
+from spava_app.text_stream import TextStream
+
+EMBEDDED = Path(__file__).parent / "assets" / "spava-tiny-vl"
+
+OnEvent = Callable[[str, float], None]
+OnText = Callable[[str], None]
+
+
+class Session:
+    """A model on its ranks. Workers start with the first question (or `start`) and stay until
+    `close`; use it as a context manager.
+
+    Args:
+        model: "embedded", the folder of a checkpoint in Hugging Face form, or the name of one on
+            the hub, `org/name` or `org/name@revision`, which is downloaded once.
+        sees: whether it has to see.
+        gpus: how many, one rank each; "auto" takes all there are; 0 none.
+        cpu_ranks: processes that share the work where no GPU does.
+        method: prefill method of questions that name none.
+        method_options: options of the method.
+        allow_pickle: load *.bin and *.pt weights where a checkpoint has no safetensors.
+        cache: whether visual embeddings are kept.
+
+    Raises:
+        InvalidInput: a value out of range; the message names the field and the fix.
+        CheckpointError: the model folder cannot be used.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        sees: bool,
+        gpus: int | str,
+        cpu_ranks: int,
+        method: str,
+        method_options: Mapping[str, object] | None,
+        allow_pickle: bool,
+        cache: bool,
+    ) -> None:
+        if not isinstance(model, str | Path):
+            fix = "give embedded, the path of a model folder, or a name on the hub"
+            raise InvalidInput("model", model, fix)
+        options = dict(method_options or {})
+        made = make_method(method, options)
+        device, ranks = choose_ranks(gpus, cpu_ranks)
+        folder = EMBEDDED if model == "embedded" else resolve_model(model)
+        config = read_config(folder)
+        processor = make_processor(folder, config)
+        if sees and processor is None:
+            raise CheckpointError("model", str(folder), "is a text model: it sees no video")
+        self._prompts = PromptBuilder(folder, processor)
+        text = config.get("text_config") or config.get("llm_config") or config
+        longest = text.get("max_position_embeddings") or sys.maxsize
+        run = (made, options, ranks, device)
+        self._prepare = Preparer(self._prompts, processor, longest, *run, cached=cache)
+        self._engine = Engine(
+            folder,
+            world_size=ranks,
+            device=device,
+            dtype="bfloat16" if device == "cuda" else "float32",
+            allow_pickle=allow_pickle,
+            cache=cache_folder() if cache else None,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def start(self) -> None:
+        """Start the workers and load the model now instead of with the first question."""
+        self._engine.start()
+
+    def close(self) -> None:
+        """Stop the workers, and end what runs and waits; the next question starts them again."""
+        self._engine.close()
+
+    def _plan(self, asked: Asked) -> Plan:
+        asked.check()
+        self._prompts.check(asked.question, asked.history, asked.text)
+        with TemporaryDirectory(prefix="spava-frames-") as scratch:
+            return self._decide(asked, look(asked, Path(scratch)))[1]
+
+    def _decide(self, asked: Asked, seen: Sequence[Seen]) -> tuple[Any, Plan]:
+        prepare = self._prepare
+        if asked.method is not None or asked.method_options is not None:
+            method = asked.method or prepare.method.name
+            options = dict(asked.method_options or {})
+            prepare = replace(prepare, method=make_method(method, options), options=options)
+        return prepare(asked, seen)
+
+    def _ask(
+        self,
+        asked: Asked,
+        seen: Sequence[Seen] | None = None,
+        *,
+        on_event: OnEvent | None = None,
+        on_text: OnText | None = None,
+        cancel: threading.Event | None = None,
+    ) -> Answer:
+        """The answer to a question.
+
+        Args:
+            seen: what it is about, if it was looked at before.
+        """
+        began = time.perf_counter()
+        asked.check()
+        stream = TextStream(self._prompts.decode, asked.stop_strings)
+        num_tokens = 0
+
+        def tell(stage: str) -> None:
+            if on_event is not None:
+                on_event(stage, time.perf_counter() - began)
+
+        def show(piece: str) -> None:
+            if piece and on_text is not None:
+                on_text(piece)
+
+        def on_message(name: str, value: Any) -> None:
+            nonlocal num_tokens
+            if name == "stage":
+                tell(value)
+            elif name == "token" and not stream.stopped:
+                num_tokens += 1
+                show(stream.push(value))
+                if stream.stopped:
+                    self._engine.cancel()
+
+        tell("probe")
+        self._prompts.check(asked.question, asked.history, asked.text)  # before a file is read
+        with TemporaryDirectory(prefix="spava-frames-") as scratch:
+            seen = look(asked, Path(scratch)) if seen is None else seen
+            request, plan = self._decide(asked, seen)
+            probed = time.perf_counter() - began
+            tell("start")
+            self._engine.start()
+            started = time.perf_counter() - began
+            result = self._engine.run(request, on_message)
+        timings = {"probe": probed, "start": started - probed, **result.seconds}
+        timings["total"] = time.perf_counter() - began
+        show(stream.finish())
+        cut = num_tokens == asked.max_new_tokens and not stream.stopped
+        usage = Usage(
+            plan.num_tokens,
+            num_tokens,
+            "length" if cut else "stop",
+            result.counts.get("frames_encoded", 0),
+            result.counts.get("frames_reused", 0),
+        )
+        return Answer(stream.text.strip(), timings, plan, usage, result.warnings)

@@ -1,0 +1,109 @@
+"""`TextQA`: ask questions about long texts from Python."""
+
+import threading
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+
+from typing_extensions import Unpack
+
+from spava_app.answer import Answer
+from spava_app.engine.plan import Plan
+from spava_app.errors import CheckpointError, InvalidInput
+from spava_app.looking import Asked
+from spava_app.options import AnswerOptions
+from spava_app.session import OnEvent, OnText, Session
+from spava_app.streaming import Event, streamed
+
+
+class TextQA(Session):
+    """Answers questions about long texts with a language model whose prefill is spread over several
+    ranks.
+
+    Args:
+        model: the folder of a Llama, Qwen2 or Yi checkpoint (or of a vision-language model) in
+            Hugging Face form, or its name on the hub.
+        gpus, cpu_ranks, method, method_options, allow_pickle: as in `VideoQA`.
+
+    Raises:
+        InvalidInput: a value out of range; the message names the field and the fix.
+        CheckpointError: the model folder cannot be used.
+    """
+
+    def __init__(
+        self,
+        model: str | Path,
+        *,
+        gpus: int | str = "auto",
+        cpu_ranks: int = 2,
+        method: str = "spava",
+        method_options: Mapping[str, object] | None = None,
+        allow_pickle: bool = False,
+    ) -> None:
+        if model == "embedded":
+            fix = "knows coloured cards and no texts: give the folder of a language model"
+            raise CheckpointError("model", model, fix)
+        super().__init__(
+            model,
+            sees=False,
+            gpus=gpus,
+            cpu_ranks=cpu_ranks,
+            method=method,
+            method_options=method_options,
+            allow_pickle=allow_pickle,
+            cache=False,
+        )
+
+    def ask(
+        self,
+        text: str | Path,
+        question: str,
+        *,
+        on_event: OnEvent | None = None,
+        on_text: OnText | None = None,
+        cancel: threading.Event | None = None,
+        **options: Unpack[AnswerOptions],
+    ) -> Answer:
+        """Answer `question` about `text`.
+
+        Args:
+            text: the text itself, or the `Path` of a UTF-8 file.
+            question: any text.
+            on_event, on_text, cancel: as in `VideoQA.ask`.
+            options: see `spava_app.AnswerOptions`.
+
+        Raises:
+            InvalidInput: an empty text or question, a file that cannot be read, more text than the
+                model takes.
+            EngineDown: a worker died; the next question starts new ones.
+        """
+        asked = _asked(text, question, options)
+        return self._ask(asked, on_event=on_event, on_text=on_text, cancel=cancel)
+
+    def stream(
+        self, text: str | Path, question: str, **options: Unpack[AnswerOptions]
+    ) -> Iterator[Event]:
+        """As `ask`, yielding what `VideoQA.stream` does."""
+        return streamed(partial(self._ask, _asked(text, question, options)))
+
+    def plan(self, text: str | Path, question: str, **options: Unpack[AnswerOptions]) -> Plan:
+        """What `ask` would do, in numbers; no worker is started."""
+        return self._plan(_asked(text, question, options))
+
+
+def _asked(text: str | Path, question: str, options: AnswerOptions) -> Asked:
+    if isinstance(text, Path):
+        text = _read(text)
+    if not isinstance(text, str) or not text.strip():
+        raise InvalidInput("text", text, "give a text that is not empty, or the Path of a file")
+    return Asked((), question, text, **options)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except UnicodeDecodeError:
+        raise InvalidInput("text", str(path), "is no UTF-8 text: convert it") from None
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise InvalidInput("text", str(path), f"cannot be read: {why}") from None
