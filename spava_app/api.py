@@ -4,13 +4,16 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Self
 
 from spava_app.engine.engine import Engine
 from spava_app.engine.hub import resolve_model
+from spava_app.engine.joined.calls import calls_here
 from spava_app.engine.parallel.base import make_method
+from spava_app.engine.plain import from_plain
 from spava_app.engine.plan import Plan
 from spava_app.engine.processors import make_processor
 from spava_app.engine.sampler import Sampling
@@ -71,6 +74,11 @@ class Answer:
             "warnings": list(self.warnings),
         }
 
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
+        """What `to_dict` gave, back from JSON."""
+        return from_plain(cls, fields)
+
 
 class VideoQA:
     """Answers questions about videos with a vision-language model whose prefill is spread over
@@ -83,7 +91,8 @@ class VideoQA:
         model: "embedded" (a tiny model that reads coloured cards, for trying things out), the
             folder of a Qwen2.5-VL or InternVL3 checkpoint in Hugging Face form, or the name of one
             on the hub, `org/name` or `org/name@revision`, which is downloaded once.
-        ranks: processes: one per GPU, or CPU processes.
+        ranks: processes: one per GPU, or CPU processes; by default 2, or under torchrun as many as
+            it has started.
         method: "spava" (approximate, fast) or "full" (exact, on one rank).
         device: "auto", "cpu" or "cuda"; auto takes the GPUs when there are enough for `ranks`.
         method_options: options of the method, e.g. {"passing_fraction": 0.5}.
@@ -101,7 +110,7 @@ class VideoQA:
         self,
         model: str | Path = "embedded",
         *,
-        ranks: int = 2,
+        ranks: int | None = None,
         method: str = "spava",
         device: str = "auto",
         method_options: Mapping[str, object] | None = None,
@@ -114,7 +123,13 @@ class VideoQA:
             raise InvalidInput("model", model, fix)
         options = dict(method_options or {})
         made = make_method(method, options)
-        device = _resolve_device(device, ranks)
+        self._calls = calls_here()
+        place = self._calls.place
+        if place is not None and ranks not in (None, place.world_size):
+            fix = f"torchrun has started {place.world_size} processes: leave it out"
+            raise InvalidInput("ranks", ranks, fix)
+        ranks = place.world_size if place else ranks or 2
+        device = _resolve_device(device, place.local_world_size if place else ranks)
         folder = EMBEDDED if model == "embedded" else resolve_model(model)
         config = read_config(folder)
         processor = make_processor(folder, config)
@@ -133,6 +148,7 @@ class VideoQA:
             dtype=dtype,
             allow_pickle=allow_pickle,
             cache=cache_folder() if cache else None,
+            launcher=self._calls.launcher(ranks),
         )
 
     def __enter__(self) -> Self:
@@ -143,7 +159,7 @@ class VideoQA:
 
     def start(self) -> None:
         """Start the workers and load the model now instead of with the first question."""
-        self._engine.start()
+        self._calls.call("start", self._engine.start, type(None))
 
     def close(self) -> None:
         """Stop the workers."""
@@ -192,10 +208,32 @@ class VideoQA:
             VideoError: the file cannot be read.
             EngineDown: a worker died; the next question starts new ones.
         """
+        asked = Asked(
+            video,
+            question,
+            history,
+            num_frames,
+            fps,
+            max_new_tokens,
+            Sampling() if sampling is None else sampling,
+            frame_rule,
+            max_visual_tokens,
+        )
+        run = partial(self._answer, asked, stop_strings)
+        return self._calls.call("ask", run, Answer, on_event=on_event, on_text=on_text)
+
+    def _answer(
+        self,
+        asked: Asked,
+        stop_strings: Sequence[str],
+        on_event: OnEvent | None,
+        on_text: Callable[[str], None] | None,
+    ) -> Answer:
+        max_new_tokens, sampling = asked.max_new_tokens, asked.sampling
         check_count("max_new_tokens", max_new_tokens or 0, least=1)
-        if not isinstance(sampling, Sampling | None):
+        if not isinstance(sampling, Sampling):
             raise InvalidInput("sampling", sampling, "give a spava_app.Sampling")
-        check_count("max_visual_tokens", max_visual_tokens, least=1)
+        check_count("max_visual_tokens", asked.max_visual_tokens, least=1)
         began = time.perf_counter()
 
         def tell(stage: str) -> None:
@@ -209,19 +247,6 @@ class VideoQA:
         def show(piece: str) -> None:
             if piece and on_text is not None:
                 on_text(piece)
-
-        sampling = sampling or Sampling()
-        asked = Asked(
-            video,
-            question,
-            history,
-            num_frames,
-            fps,
-            max_new_tokens,
-            sampling,
-            frame_rule,
-            max_visual_tokens,
-        )
 
         def on_message(name: str, value: Any) -> None:
             nonlocal num_tokens
