@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from spava_app.engine import channel
-from spava_app.engine.launcher import Launcher, LocalLauncher, Worker
+from spava_app.engine.launcher import Launcher, LocalLauncher, Meeting, Worker
 from spava_app.engine.request import Request
 from spava_app.engine.settings import WorkerSettings
 from spava_app.engine.turns import Turns
@@ -86,6 +86,7 @@ class Engine:
             cache=str(cache or ""),
         )
         self._workers: list[Worker] = []
+        self._meeting: Meeting | None = None
         self._turns = Turns()
         self._closed = 0
 
@@ -119,7 +120,8 @@ class Engine:
         if self._workers:
             return
         try:
-            settings = replace(self._settings, rendezvous=self._launcher.rendezvous())
+            self._meeting = self._launcher.meeting()
+            settings = replace(self._settings, rendezvous=self._meeting.init_method)
             for rank in range(settings.world_size):
                 self._workers.append(self._launcher.spawn(replace(settings, rank=rank)))
             _, failure = self._collect("ready", "start", lambda name, value: None, START_SECONDS)
@@ -171,18 +173,20 @@ class Engine:
     def close(self) -> None:
         """Stop the workers and end what runs and waits; safe to call twice, from any thread."""
         self._closed += 1
-        self._stop()
-        self._launcher.close()
+        self._stop(self._launcher.close)
 
-    def _stop(self) -> None:
+    def _stop(self, leave: Callable[[], None] = lambda: None) -> None:
         # Forgotten first: an interrupt in the middle must not leave half a group behind.
         workers, self._workers = self._workers, []
+        meeting, self._meeting = self._meeting, None
+        leave()
         for worker in workers:
             worker.connection.close()
         until = time.monotonic() + GRACE_SECONDS
         for worker in workers:
             worker.end(until)
-        self._launcher.clear()
+        if meeting is not None:
+            meeting.clear()
 
     def cancel(self) -> None:
         """End the running request at its next token, on all ranks together; `run` then returns what

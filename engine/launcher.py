@@ -31,6 +31,30 @@ class Ended:
     last: str = ""
 
 
+@dataclass
+class Meeting:
+    """Where the ranks of one group find each other.
+
+    Attributes:
+        init_method: as `Comm.connect` takes it.
+        folder: a private one that is needed for it.
+    """
+
+    init_method: str
+    folder: tempfile.TemporaryDirectory[str] | None = None
+
+    @classmethod
+    def on_this_machine(cls) -> Self:
+        """At a file in a private folder."""
+        folder = tempfile.TemporaryDirectory(prefix="spava-")
+        return cls(f"file://{Path(folder.name) / 'rendezvous'}", folder)
+
+    def clear(self) -> None:
+        """Remove what is left of it, once the group has ended."""
+        if self.folder is not None:
+            self.folder.cleanup()
+
+
 class Worker(Protocol):
     """One rank as the driver sees it.
 
@@ -61,7 +85,7 @@ class Launcher(Protocol):
     @property
     def one_machine(self) -> bool: ...
 
-    def rendezvous(self) -> str:
+    def meeting(self) -> Meeting:
         """Where the ranks of the next group meet; no group ever gets the place of another."""
         ...
 
@@ -73,32 +97,9 @@ class Launcher(Protocol):
         """
         ...
 
-    def clear(self) -> None:
-        """Remove what a group leaves, once its workers have ended."""
-        ...
-
     def close(self) -> None:
         """Give up what is held beyond a group; safe to call twice, from any thread."""
         ...
-
-
-class Meeting:
-    """A private folder in which the ranks of one machine find each other by a file."""
-
-    def __init__(self) -> None:
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
-
-    def new(self) -> str:
-        """An init method of torch.distributed, fresh for every group."""
-        self.clear()
-        self._folder = tempfile.TemporaryDirectory(prefix="spava-")
-        return f"file://{Path(self._folder.name) / 'rendezvous'}"
-
-    def clear(self) -> None:
-        """Remove the folder, if there is one."""
-        folder, self._folder = self._folder, None
-        if folder is not None:
-            folder.cleanup()
 
 
 @dataclass
@@ -185,11 +186,10 @@ class LocalLauncher:
 
     def __init__(self, world_size: int) -> None:
         self.world_size = world_size
-        self._meeting = Meeting()
 
-    def rendezvous(self) -> str:
-        """As `Launcher.rendezvous`."""
-        return self._meeting.new()
+    def meeting(self) -> Meeting:
+        """As `Launcher.meeting`."""
+        return Meeting.on_this_machine()
 
     def spawn(self, settings: WorkerSettings) -> LocalWorker:
         """As `Launcher.spawn`."""
@@ -198,10 +198,6 @@ class LocalLauncher:
         loopback = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
         settings = replace(settings, card=settings.rank, threads=threads)
         return LocalWorker.start(settings, os.environ | loopback)
-
-    def clear(self) -> None:
-        """As `Launcher.clear`."""
-        self._meeting.clear()
 
     def close(self) -> None:
         """As `Launcher.close`: nothing is held beyond a group."""

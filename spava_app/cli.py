@@ -11,7 +11,15 @@ import typer
 
 from spava_app import __version__
 from spava_app.errors import InvalidInput
-from spava_app.terminal import Stages, format_moment, format_timings, print_json, reported_errors
+from spava_app.terminal import (
+    Stages,
+    format_moment,
+    format_timings,
+    hush,
+    print_json,
+    reported_errors,
+    speaks,
+)
 
 if TYPE_CHECKING:
     from spava_app.engine.video.cards import CardScene
@@ -34,7 +42,13 @@ Model = Annotated[
         "or its name on the Hugging Face hub."
     ),
 ]
-Ranks = Annotated[int, typer.Option(help="Processes that share the work: one per GPU, or on CPU.")]
+Ranks = Annotated[
+    int | None,
+    typer.Option(
+        help="Processes that share the work: one per GPU, or on CPU.",
+        show_default="2, or those of torchrun",
+    ),
+]
 Method = Annotated[
     str,
     typer.Option(
@@ -74,7 +88,7 @@ def ask(
     video: Annotated[Path, typer.Argument(help="The video, a picture, or a folder of pictures.")],
     question: Annotated[str, typer.Argument(help="What to ask about it, in quotes.")],
     model: Model = "embedded",
-    ranks: Ranks = 2,
+    ranks: Ranks = None,
     method: Method = "spava",
     device: Device = "auto",
     fps: Annotated[
@@ -176,7 +190,7 @@ def ask(
         if as_json:
             print_json(answer.to_dict())
             return
-        for warning in answer.warnings:
+        for warning in answer.warnings if speaks() else ():
             typer.echo(f"warning: {warning}", err=True)
         typer.echo(answer.text)
 
@@ -185,7 +199,7 @@ def ask(
 def demo(
     seed: Seed = 0,
     seconds: Seconds = 300,
-    ranks: Ranks = 2,
+    ranks: Ranks = None,
     method: Method = "spava",
     device: Device = "auto",
     as_json: AsJson = False,
@@ -273,4 +287,5 @@ def _print_scene(scene: "CardScene", path: Path, *, as_json: bool) -> None:
 
 def main() -> None:
     """Entry point of `spava` and of `python -m spava_app`."""
+    hush()
     app(prog_name="spava")

@@ -70,7 +70,7 @@ class Report:
 
 
 def run_demo(
-    stages: Stages, *, seed: int, seconds: float, ranks: int, method: str, device: str
+    stages: Stages, *, seed: int, seconds: float, ranks: int | None, method: str, device: str
 ) -> Report:
     """Generate a card video in a temporary folder and ask the embedded model about every card.
 
@@ -78,7 +78,7 @@ def run_demo(
         stages: told what runs now.
         seed: fixes the video.
         seconds: its length.
-        ranks: processes that share the work.
+        ranks: processes that share the work; None leaves it to `VideoQA`.
         method: prefill method.
         device: `auto`, `cpu` or `cuda`.
 
@@ -105,7 +105,8 @@ def run_demo(
 
                 results.append(Result(card, qa.ask(video, card.question, on_event=begin)))
             stages.end()
-    return Report(seed, seconds, ranks, method, setup, tuple(results))
+    used = results[0].answer.plan.world_size
+    return Report(seed, seconds, used, method, setup, tuple(results))
 
 
 def print_report(report: Report) -> None:

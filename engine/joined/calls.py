@@ -16,7 +16,7 @@ from spava_app.engine.joined.agent import Agent
 from spava_app.engine.joined.launcher import AgentLauncher
 from spava_app.engine.joined.place import Place
 from spava_app.engine.joined.store import look_up
-from spava_app.engine.launcher import Launcher, LocalLauncher
+from spava_app.engine.launcher import Launcher, LocalLauncher, Meeting
 from spava_app.engine.plain import from_plain
 from spava_app.errors import EngineDown, EngineError, SpavaError
 
@@ -194,16 +194,13 @@ class Follower:
         """As `Calls.launcher`."""
         return self
 
-    def rendezvous(self) -> str:
+    def meeting(self) -> Meeting:
         """Nothing is started here."""
         raise EngineError("only the process with rank 0 starts workers")
 
     def spawn(self, settings: object) -> Any:
         """Nothing is started here."""
         raise EngineError("only the process with rank 0 starts workers")
-
-    def clear(self) -> None:
-        """Nothing is left by a group."""
 
     def close(self) -> None:
         """Leave the others, and end the worker that runs here."""

@@ -83,7 +83,6 @@ class AgentLauncher:
         self._door: Door | None = None
         self._links: list[_Link] = []
         self._joined, self._group = 0, 0
-        self._meeting = Meeting()
 
     def join(self, within: float = JOIN_SECONDS) -> None:
         """Wait until all processes have joined; at once when they have.
@@ -121,16 +120,16 @@ class AgentLauncher:
         for link in self._links:
             link.tell(message)
 
-    def rendezvous(self) -> str:
-        """As `Launcher.rendezvous`."""
+    def meeting(self) -> Meeting:
+        """As `Launcher.meeting`."""
         self.join()
         self._group += 1
         if self.one_machine:
-            return self._meeting.new()
+            return Meeting.on_this_machine()
         # The store of the processes themselves: nothing else need listen.
         place = self._place
         name = f"spava/{place.attempt}/{self._joined}/group/{self._group}"
-        return f"store://{place.master_addr}:{place.master_port}/{name}"
+        return Meeting(f"store://{place.master_addr}:{place.master_port}/{name}")
 
     def spawn(self, settings: WorkerSettings) -> LocalWorker | _FarWorker:
         """As `Launcher.spawn`."""
@@ -150,10 +149,6 @@ class AgentLauncher:
             return _FarWorker(link, door.take(name, _ANSWER_SECONDS))
         except TimeoutError as error:
             raise EngineDown(f"the worker of rank {settings.rank} is not heard of") from error
-
-    def clear(self) -> None:
-        """As `Launcher.clear`."""
-        self._meeting.clear()
 
     def close(self) -> None:
         """As `Launcher.close`: the other processes are on their own."""

@@ -9,8 +9,8 @@ from dataclasses import asdict
 from datetime import timedelta
 from functools import cache
 
+from torch._C._distributed_c10d import TCPStore
 from torch.distributed import DistError
-from torch.distributed.rendezvous import TCPStore
 
 from spava_app.engine.joined.door import Address, listen
 from spava_app.engine.joined.place import Place
