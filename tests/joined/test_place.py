@@ -5,11 +5,12 @@ from dataclasses import replace
 import pytest
 
 from spava_app.engine.joined.agent import worker_environment
+from spava_app.engine.joined.calls import Alone, Follower, Leader, calls_here
 from spava_app.engine.joined.door import Address, listen
 from spava_app.engine.joined.launcher import AgentLauncher
 from spava_app.engine.joined.place import Place
 from spava_app.engine.joined.store import look_up, publish
-from spava_app.errors import EngineDown, InvalidInput
+from spava_app.errors import EngineDown, EngineError, InvalidInput
 
 GIVEN = {
     "RANK": "3",
@@ -104,3 +105,27 @@ def test_a_rank_0_that_does_not_come_is_named() -> None:
     assert look_up(follow, 5).token == "token"
     with pytest.raises(EngineDown, match="rank 0 has not called within 1 s"):
         look_up(follow, 6, within=1)
+
+
+def test_two_calls_at_a_time_are_refused_and_the_next_is_not() -> None:
+    follower = Follower(place_of(1, "127.0.0.1"))
+    with follower._counted.one(), pytest.raises(EngineError, match="while another question"):
+        follower.call("ask", print, str)
+    with follower._counted.one() as number:
+        assert number == 2
+
+
+def test_a_process_of_one_is_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in GIVEN.items():
+        monkeypatch.setenv(name, {"RANK": "0", "LOCAL_RANK": "0"}.get(name, value))
+    assert isinstance(calls_here(), Leader)
+    monkeypatch.setenv("RANK", "1")
+    assert isinstance(calls_here(), Follower)
+    for name in ("RANK", "LOCAL_RANK"):
+        monkeypatch.setenv(name, "0")
+    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.setenv(name, "1")
+    assert isinstance(calls_here(), Alone)
+    for name in GIVEN:
+        monkeypatch.delenv(name)
+    assert calls_here().place is None
