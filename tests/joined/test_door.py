@@ -5,6 +5,7 @@ import struct
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 
@@ -41,7 +42,6 @@ def test_a_guest_is_let_in_by_name(door: Door) -> None:
         b"\x00\x00\x00\x03{{{",
         b"\xff\xff\xff\xff" + b"x" * 1000,
         b"GET / HTTP/1.1\r\n\r\n",
-        b'\x00\x00\x00\x24{"token": "wrong", "name": "agent/1"}',
     ],
 )
 def test_a_stranger_is_dropped(door: Door, hello: bytes) -> None:
@@ -49,6 +49,15 @@ def test_a_stranger_is_dropped(door: Door, hello: bytes) -> None:
         stranger.sendall(hello)
         with suppress(ConnectionResetError):  # what it sent was not even read
             assert stranger.recv(1) == b""
+    with pytest.raises(TimeoutError):
+        door.take("agent/1", 0.2)
+
+
+@pytest.mark.parametrize("token", ["", "wrong", "é"])
+def test_a_wrong_token_is_dropped(door: Door, token: str) -> None:
+    with knock(replace(door.address, token=token), "agent/1") as stranger:
+        stranger.settimeout(10)
+        assert stranger.recv(1) == b""
     with pytest.raises(TimeoutError):
         door.take("agent/1", 0.2)
 
