@@ -63,7 +63,7 @@ def two_processes(folder: Path, *words: str) -> Iterator[list[Started]]:
         ]
 
 
-@pytest.mark.parametrize("dies", [0, 1])
+@pytest.mark.parametrize("dies", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_process_killed_in_the_middle(
     dies: int, scene: CardScene, video: Path, tmp_path: Path
 ) -> None:

@@ -61,7 +61,8 @@ with open(f"rank{rank}.json", "w") as file:
 """
 
 
-@pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow  # the test below starts two as well
+@pytest.mark.parametrize("ranks", [2, 4])
 def test_every_process_gets_the_answer(
     ranks: int, scene: CardScene, video: Path, tmp_path: Path
 ) -> None:
