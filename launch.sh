@@ -14,6 +14,7 @@ usage: ./launch.sh COMMAND [ARGUMENTS]
 
   demo                  answer questions about a generated video on two processes
   ask VIDEO QUESTION    answer a question about a video; every other word of `spava` works too
+  run SCRIPT [ARGS]     run a Python script in the environment
   test [PYTEST ARGS]    run the tests; --all adds the slow ones, and those for a GPU where there is one
   lint                  ruff, pyright and the import rules
   help                  this text
@@ -23,6 +24,14 @@ The active virtual environment is used; without one, .venv is made here. Setting
   PYTHON=python3.12      the interpreter that makes .venv (3.11 or newer)
   SPAVA_TORCH_INDEX=URL  where to take torch from, when none is installed (without a GPU: the small CPU build)
   SPAVA_SKIP_INSTALL=1   install nothing, use the environment as it is
+
+With NNODES or NPROC_PER_NODE set, `run` and the words of `spava` start under torchrun (docs/machines.md):
+
+  NPROC_PER_NODE=4       processes on this machine (the number of its GPUs, or 1)
+  NNODES=2               machines; start the same command on each
+  NODE_RANK=0            which of them this is; 0 gives the answer
+  MASTER_ADDR=10.0.0.1   an address of machine 0 that the others reach
+  MASTER_PORT=29500      a free port of machine 0
 TEXT
 }
 
@@ -158,6 +167,26 @@ run_tests() {
     exec "$python" -m pytest ${args[@]+"${args[@]}"}
 }
 
+# start ARGUMENTS: runs python with them; under torchrun when several processes are asked for.
+start() {
+    local -a options=()
+    [[ -n ${NNODES:-}${NPROC_PER_NODE:-} ]] || exec "$python" "$@"
+    options=(--nproc-per-node "${NPROC_PER_NODE:-$(if has_gpu; then echo gpu; else echo 1; fi)}")
+    # Said here, or torchrun says it for us, in five lines. It is not about the workers.
+    export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+    if [[ ${NNODES:-1} == 1 ]]; then
+        # torchrun's own store would listen on every interface: here the processes meet by a file.
+        export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
+        options+=(--rdzv-backend c10d --rdzv-conf store_type=file --rdzv-endpoint "$(mktemp)")
+    else
+        [[ -n ${NODE_RANK:-} ]] || die "NNODES=$NNODES needs NODE_RANK: 0 on the first machine, then 1, and so on"
+        [[ -n ${MASTER_ADDR:-} ]] || die "NNODES=$NNODES needs MASTER_ADDR: an address of machine 0 that all reach"
+        options+=(--nnodes "$NNODES" --node-rank "$NODE_RANK")
+        options+=(--master-addr "$MASTER_ADDR" --master-port "${MASTER_PORT:-29500}")
+    fi
+    exec "$python" -m torch.distributed.run "${options[@]}" "$@"
+}
+
 # Every linter runs, so that one go shows all there is to mend.
 run_lint() {
     local status=0
@@ -190,9 +219,15 @@ main() {
         prepare dev
         run_lint
         ;;
+    run)
+        shift
+        (($# > 0)) || die "run needs a script: ./launch.sh run script.py"
+        prepare run
+        start "$@"
+        ;;
     *)
         prepare run
-        exec "$python" -m spava_app "$@"
+        start -m spava_app "$@"
         ;;
     esac
 }

@@ -7,11 +7,17 @@ unpickled on either side.
 """
 
 import json
+import os
+import socket
+from dataclasses import asdict, is_dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
 from spava_app import errors
 from spava_app.errors import EngineError, InvalidInput, SpavaError
+
+# Longer than any message there is; what claims to be more is no message.
+_LONGEST = 2**28
 
 
 def send(connection: Connection, message: dict[str, Any]) -> None:
@@ -21,7 +27,20 @@ def send(connection: Connection, message: dict[str, Any]) -> None:
 
 def receive(connection: Connection) -> dict[str, Any]:
     """Wait for one message; raises EOFError or OSError when the other side is gone."""
-    return json.loads(connection.recv_bytes())
+    return json.loads(connection.recv_bytes(_LONGEST))
+
+
+def hang_up(connection: Connection) -> None:
+    """End a connection on both sides, so that a thread that waits for a message wakes; raises
+    OSError when it has ended. It is still to be closed.
+    """
+    with socket.socket(fileno=os.dup(connection.fileno())) as end:
+        end.shutdown(socket.SHUT_RDWR)
+
+
+def plain(value: object) -> Any:
+    """A dataclass as what JSON can hold; other values as they are."""
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
 
 
 def encode_error(error: SpavaError) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._C._distributed_c10d import TCPStore
+from torch.distributed.distributed_c10d import PrefixStore
 
 Pending = Callable[[], Tensor]
 
@@ -51,14 +53,17 @@ class Comm:
         """Join the group.
 
         Args:
-            init_method: a torch.distributed rendezvous, e.g. "file:///path" on one machine.
+            init_method: where the ranks meet: "file:///path" on one machine, or
+                "store://host:port/name", under a name in a store that is served there.
             backend: "gloo" on CPU, "nccl" on GPUs.
             deadline: seconds after which a collective that has not finished raises.
         """
         if world_size > 1:
+            store = _served_store(init_method)
             dist.init_process_group(
                 backend,
-                init_method=init_method,
+                init_method=None if store else init_method,
+                store=store,
                 rank=rank,
                 world_size=world_size,
                 timeout=timedelta(seconds=deadline),
@@ -131,3 +136,12 @@ class Comm:
     def any(self, flag: bool, device: torch.device) -> bool:
         """Whether `flag` holds on any rank; the same answer everywhere."""
         return bool(self.all_gather(torch.tensor([flag], dtype=torch.uint8, device=device))().any())
+
+
+def _served_store(init_method: str) -> PrefixStore | None:
+    # Not torch's tcp://, which serves the store itself, on every interface.
+    if not init_method.startswith("store://"):
+        return None
+    address, _, name = init_method.removeprefix("store://").partition("/")
+    host, _, port = address.rpartition(":")
+    return PrefixStore(name, TCPStore(host, int(port), is_master=False))

@@ -4,26 +4,22 @@ A request that fails for its input leaves the workers up. Anything else (a dead 
 stops them all and raises `EngineDown`; the next request starts a fresh group.
 """
 
-import os
-import socket
-import subprocess
-import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, wait
+from dataclasses import dataclass, field, replace
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, Self
 
 from spava_app.engine import channel
+from spava_app.engine.launcher import Launcher, LocalLauncher, Meeting, Worker
 from spava_app.engine.request import Request
 from spava_app.engine.settings import WorkerSettings
 from spava_app.engine.turns import Turns
 from spava_app.engine.video.damage import Noted, described
-from spava_app.errors import EngineDown, SpavaError
+from spava_app.errors import EngineDown, InvalidInput, SpavaError
 
 OnMessage = Callable[[str, Any], None]
 
@@ -50,22 +46,6 @@ class Result:
     counts: Mapping[str, int] = field(default_factory=dict)
 
 
-def _end(process: subprocess.Popen[bytes], until: float) -> int:
-    """The exit code of a worker whose channel is closed; killed if it runs beyond `until`."""
-    try:
-        return process.wait(timeout=max(0.0, until - time.monotonic()))
-    except subprocess.TimeoutExpired:
-        process.kill()
-        return process.wait()
-
-
-@dataclass
-class _Worker:
-    process: subprocess.Popen[bytes]
-    connection: Connection
-    log: Path
-
-
 class Engine:
     """A group of workers with one model loaded. It serves one request at a time; callers from
     several threads wait for their turn.
@@ -78,6 +58,8 @@ class Engine:
         deadline: seconds the workers may take to begin a request; each stage then has its own.
         allow_pickle: read pickled weights where there is no safetensors, tensors only.
         cache: folder of the cache of visual embeddings; None keeps none.
+        launcher: starts the workers, and is closed with the engine; by default they are
+            subprocesses of this process.
     """
 
     def __init__(
@@ -90,12 +72,23 @@ class Engine:
         deadline: float = 600.0,
         allow_pickle: bool = False,
         cache: Path | None = None,
+        launcher: Launcher | None = None,
     ) -> None:
-        self._cache = cache
-        self._model, self._world_size, self._allow_pickle = model, world_size, allow_pickle
-        self._device, self._dtype, self._deadline = device, dtype, deadline
-        self._workers: list[_Worker] = []
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._deadline = deadline
+        self._launcher = launcher or LocalLauncher(world_size)
+        self._settings = WorkerSettings(
+            rank=0,
+            world_size=world_size,
+            rendezvous="",
+            model=str(model),
+            device=device,
+            dtype=dtype,
+            deadline=deadline,
+            allow_pickle=allow_pickle,
+            cache=str(cache or ""),
+        )
+        self._workers: list[Worker] = []
+        self._meeting: Meeting | None = None
         self._turns = Turns()
         self._closed = 0
 
@@ -128,9 +121,11 @@ class Engine:
     def _start(self) -> None:
         if self._workers:
             return
-        self._folder = tempfile.TemporaryDirectory(prefix="spava-")
         try:
-            self._workers = [self._spawn(rank) for rank in range(self._world_size)]
+            self._meeting = self._launcher.meeting()
+            settings = replace(self._settings, rendezvous=self._meeting.init_method)
+            for rank in range(settings.world_size):
+                self._workers.append(self._launcher.spawn(replace(settings, rank=rank)))
             _, failure = self._collect("ready", "start", lambda name, value: None, START_SECONDS)
             if failure is not None:
                 raise failure
@@ -149,8 +144,15 @@ class Engine:
             EngineDown: a worker died or hung; the next call starts a new group.
         """
         with self._turn():
+            self._check_reach(request)
             self._start()
             return self._run(request, on_message)
+
+    def _check_reach(self, request: Request) -> None:
+        arrays = any(medium.source.kind == "array" for medium in request.media)
+        if arrays and not self._launcher.one_machine:
+            fix = "cannot reach several machines: write a file that all of them see"
+            raise InvalidInput("video", "an array of frames", fix)
 
     def _run(self, request: Request, on_message: OnMessage) -> Result:
         try:
@@ -174,19 +176,20 @@ class Engine:
     def close(self) -> None:
         """Stop the workers and end what runs and waits; safe to call twice, from any thread."""
         self._closed += 1
-        self._stop()
+        self._stop(self._launcher.close)
 
-    def _stop(self) -> None:
+    def _stop(self, leave: Callable[[], None] = lambda: None) -> None:
         # Forgotten first: an interrupt in the middle must not leave half a group behind.
         workers, self._workers = self._workers, []
-        folder, self._folder = self._folder, None
+        meeting, self._meeting = self._meeting, None
+        leave()
         for worker in workers:
             worker.connection.close()
         until = time.monotonic() + GRACE_SECONDS
         for worker in workers:
-            _end(worker.process, until)
-        if folder is not None:
-            folder.cleanup()
+            worker.end(until)
+        if meeting is not None:
+            meeting.clear()
 
     def cancel(self) -> None:
         """End the running request at its next token, on all ranks together; `run` then returns what
@@ -200,42 +203,6 @@ class Engine:
                 channel.send(worker.connection, message)
         except OSError as error:
             raise EngineDown("a worker is gone: ask again to start a new group") from error
-
-    def _spawn(self, rank: int) -> _Worker:
-        # A plain subprocess and not multiprocessing: spawn would import the caller's main module
-        # again, which fails in notebooks and runs scripts without a main guard twice.
-        assert self._folder is not None
-        folder = Path(self._folder.name)
-        ours, theirs = socket.socketpair()
-        settings = WorkerSettings(
-            rank=rank,
-            world_size=self._world_size,
-            rendezvous=f"file://{folder / 'rendezvous'}",
-            socket=theirs.fileno(),
-            model=str(self._model),
-            device=self._device,
-            dtype=self._dtype,
-            threads=max(1, (os.cpu_count() or 1) // self._world_size),
-            deadline=self._deadline,
-            allow_pickle=self._allow_pickle,
-            cache=str(self._cache or ""),
-        )
-        log = folder / f"rank{rank}.log"
-        # One machine: nothing listens on an interface that others can reach.
-        local = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo", "PYTHONSAFEPATH": "1"}
-        with log.open("wb") as out:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "spava_app.engine.worker", settings.to_json()],
-                pass_fds=(theirs.fileno(),),
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=out,
-                env=os.environ | local,
-                # Its own group: Ctrl-C reaches the driver, which then ends the workers itself.
-                start_new_session=True,
-            )
-        theirs.close()
-        return _Worker(process, Connection(ours.detach()), log)
 
     def _collect(
         self, final: str, what: str, on_message: OnMessage, deadline: float
@@ -274,12 +241,12 @@ class Engine:
             self._check_open(workers)
         return [answers[rank] for rank in range(len(workers))], failure
 
-    def _check_open(self, workers: list[_Worker]) -> None:
+    def _check_open(self, workers: list[Worker]) -> None:
         """Raise EngineDown if `workers` were stopped by another thread or a callback."""
         if self._workers is not workers:
             raise EngineDown(CLOSED)
 
-    def _ready_ranks(self, workers: list[_Worker], done: set[int]) -> list[int]:
+    def _ready_ranks(self, workers: list[Worker], done: set[int]) -> list[int]:
         """Ranks not `done` that have sent something, or that are gone; waits a second at most."""
         waiting = {
             worker.connection: rank for rank, worker in enumerate(workers) if rank not in done
@@ -291,13 +258,15 @@ class Engine:
             raise
         return [rank for connection, rank in waiting.items() if connection in ready]
 
-    def _receive(self, worker: _Worker, rank: int, what: str) -> dict[str, Any]:
+    def _receive(self, worker: Worker, rank: int, what: str) -> dict[str, Any]:
         try:
             return channel.receive(worker.connection)
         except (EOFError, OSError) as error:
             if worker not in self._workers:
                 raise EngineDown(CLOSED) from error
-            code = _end(worker.process, time.monotonic() + GRACE_SECONDS)
-            lines = worker.log.read_text(errors="replace").strip().splitlines()
-            last = f": {lines[-1]}" if lines else ""
-            raise EngineDown(f"rank {rank} ended with code {code} during {what}{last}") from error
+            ended = worker.end(time.monotonic() + GRACE_SECONDS)
+            how = f"ended with code {ended.code}"
+            if ended.code is None:
+                how = "was lost with the process that had started it"
+            last = f": {ended.last}" if ended.last else ""
+            raise EngineDown(f"rank {rank} {how} during {what}{last}") from error

@@ -1,7 +1,10 @@
 """What will be done for a question, in numbers a person can check. Made before anything runs."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Self
+
+from spava_app.engine.plain import from_plain
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,11 @@ class Plan:
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
+        """What `to_dict` gave, back from JSON."""
+        return from_plain(cls, fields)
 
     def __str__(self) -> str:
         lines = [

@@ -20,28 +20,32 @@ class WorkerSettings:
 
     Attributes:
         rank, world_size: its place in the group.
-        rendezvous: a torch.distributed init method.
+        rendezvous: where the ranks meet: see `Comm.connect`.
         socket: number of the inherited file descriptor of its control channel.
         model: folder of the checkpoint.
-        device: "cpu" or "cuda"; on CUDA rank r takes card r.
+        device: "cpu" or "cuda".
+        card: number of the CUDA device it takes.
         dtype: name of the torch dtype of weights and activations.
         threads: CPU threads.
         deadline: seconds a collective may take.
         allow_pickle: whether pickled weights may be read, tensors only.
         cache: folder of the cache of visual embeddings; empty for none.
+        group: how many groups were started before, where these are counted.
     """
 
     rank: int
     world_size: int
     rendezvous: str
-    socket: int
     model: str
     device: str
     dtype: str
-    threads: int
     deadline: float
     allow_pickle: bool = False
     cache: str = ""
+    socket: int = -1
+    card: int = 0
+    threads: int = 1
+    group: int = 0
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))

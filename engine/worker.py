@@ -1,8 +1,8 @@
 """One rank: a process that loads the model, joins the group and answers requests until the driver
 is gone.
 
-Started as `python -m spava_app.engine.worker SETTINGS` with one inherited socket; SETTINGS is a
-JSON object.
+Started as `python -m spava_app.engine.worker SETTINGS` with one inherited socket and a pipe as
+standard input; SETTINGS is a JSON object.
 """
 
 import json
@@ -40,6 +40,7 @@ def main() -> None:
     connection = Connection(settings.socket)
     inbox: queue.Queue[Asked] = queue.Queue()
     threading.Thread(target=_listen, args=(connection, inbox), daemon=True).start()
+    threading.Thread(target=_end_with_starter, daemon=True).start()
     try:
         runner = _start(settings)
         channel.send(connection, {"ready": True})
@@ -73,11 +74,19 @@ def _listen(connection: Connection, inbox: "queue.Queue[Asked]") -> None:
         os._exit(1)
 
 
+def _end_with_starter() -> None:
+    """End the process with the one that started it, which may be another than the driver: nobody
+    writes to standard input, so that reading it ends with that process.
+    """
+    os.read(sys.stdin.fileno(), 1)
+    os._exit(0)
+
+
 def _start(settings: WorkerSettings) -> Runner:
     torch.set_num_threads(settings.threads)
     device = torch.device(settings.device)
     if device.type == "cuda":
-        device = torch.device("cuda", settings.rank)
+        device = torch.device("cuda", settings.card)
         torch.cuda.set_device(device)
     comm = Comm.connect(
         settings.rank,

@@ -1,8 +1,10 @@
 """What comes back for a question."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Self
 
+from spava_app.engine.plain import from_plain
 from spava_app.engine.plan import Plan
 
 
@@ -46,6 +48,11 @@ class Answer:
 
     def __str__(self) -> str:
         return self.text
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
+        """What `to_dict` gave, back from JSON."""
+        return from_plain(cls, fields)
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""

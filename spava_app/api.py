@@ -30,7 +30,8 @@ class VideoQA(Session):
             folder of a Qwen2.5-VL or InternVL3 checkpoint in Hugging Face form, or the name of one
             on the hub, `org/name` or `org/name@revision`, which is downloaded once.
         gpus: how many, one rank each; "auto" takes all there are; 0 none.
-        cpu_ranks: processes that share the work where no GPU does.
+        cpu_ranks: processes that share the work where no GPU does, by default 2. Under torchrun
+            there are as many ranks as it has started processes.
         method: prefill method: "spava" (approximate, fast), "full" (exact, on one rank) or another.
         method_options: options of the method, e.g. {"passing_fraction": 0.5}.
         allow_pickle: load *.bin and *.pt weights where a checkpoint has no safetensors; only
@@ -48,7 +49,7 @@ class VideoQA(Session):
         model: str | Path = "embedded",
         *,
         gpus: int | str = "auto",
-        cpu_ranks: int = 2,
+        cpu_ranks: int | None = None,
         method: str = "spava",
         method_options: Mapping[str, object] | None = None,
         allow_pickle: bool = False,

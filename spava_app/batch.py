@@ -6,7 +6,7 @@ from tempfile import TemporaryDirectory
 
 from spava_app.answer import Answer
 from spava_app.errors import SpavaError
-from spava_app.looking import Asked, Files, look
+from spava_app.looking import Asked, Files, Seen, look
 from spava_app.options import AskOptions
 from spava_app.session import Session
 
@@ -39,17 +39,16 @@ def ask_all(
 def _ask_group(session: Session, group: dict[int, Asked], tell: OnAnswer) -> None:
     """Questions about one video, which is looked at once."""
     with TemporaryDirectory(prefix="spava-frames-") as scratch:
-        try:
-            first = next(iter(group.values()))
-            first.check()
-            seen = look(first, Path(scratch))
-        except SpavaError as error:
-            for number in group:
-                tell(number, error)
-            return
+        seen: list[Seen] = []
+
+        def looked(asked: Asked) -> list[Seen]:
+            if not seen:
+                seen.extend(look(asked, Path(scratch)))
+            return seen
+
         for number, asked in group.items():
             try:
-                result: Answer | SpavaError = session._ask(asked, seen)
+                result: Answer | SpavaError = session._ask(asked, looked)
             except SpavaError as error:
                 result = error
             tell(number, result)

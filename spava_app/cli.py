@@ -15,7 +15,7 @@ from spava_app import __version__
 from spava_app.commands import ask, demo, plan, synth, text
 from spava_app.commands.groups import spread
 from spava_app.configuration import check_environment, read_defaults
-from spava_app.terminal import reported_errors, tell_error
+from spava_app.terminal import hush, reported_errors, tell_error
 
 # What typer builds on, which newer versions bring along and older ones take from click.
 _ClickError: Any = typer.BadParameter.__mro__[2]
@@ -93,4 +93,5 @@ for _command in (ask, plan, text, demo, synth):
 
 def main() -> None:
     """Entry point of `spava` and of `python -m spava_app`."""
+    hush()
     app(prog_name="spava")

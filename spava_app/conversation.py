@@ -38,7 +38,7 @@ class Conversation:
         self._seen: list[Seen] = []
         self._stamps: list[tuple[int, ...]] = []
         try:
-            self._look()
+            session._calls.call("open", self._look, type(None))
         except BaseException:
             self.close()
             raise
@@ -66,8 +66,6 @@ class Conversation:
         the conversation as it was.
         """
         with self._lock:
-            if self._stamps != self._stamps_now():
-                self._look()
             asked = Asked(
                 **{
                     **vars(self._about),
@@ -77,7 +75,7 @@ class Conversation:
                 }
             )
             answer = self._session._ask(
-                asked, self._seen, on_event=on_event, on_text=on_text, cancel=cancel
+                asked, self._looked, on_event=on_event, on_text=on_text, cancel=cancel
             )
             self.history.append((question, answer.text))
         return answer
@@ -85,6 +83,11 @@ class Conversation:
     def stream(self, question: str, **options: Unpack[AnswerOptions]) -> Iterator[Event]:
         """As `ask`, yielding what `VideoQA.stream` does."""
         return streamed(partial(self.ask, question, **options))
+
+    def _looked(self, asked: Asked) -> list[Seen]:
+        if self._stamps != self._stamps_now():
+            self._look()
+        return self._seen
 
     def _look(self) -> None:
         stamps = self._stamps_now()

@@ -47,8 +47,7 @@ class Report:
 
     seed: int
     seconds: float
-    gpus: int | str
-    cpu_ranks: int
+    ranks: int
     method: str
     setup: dict[str, float]
     results: tuple[Result, ...]
@@ -63,8 +62,7 @@ class Report:
         return {
             "seed": self.seed,
             "seconds": self.seconds,
-            "gpus": self.gpus,
-            "cpu_ranks": self.cpu_ranks,
+            "ranks": self.ranks,
             "method": self.method,
             "setup": self.setup,
             "num_right": self.num_right,
@@ -73,7 +71,13 @@ class Report:
 
 
 def run_demo(
-    stages: Stages, *, seed: int, seconds: float, gpus: int | str, cpu_ranks: int, method: str
+    stages: Stages,
+    *,
+    seed: int,
+    seconds: float,
+    gpus: int | str,
+    cpu_ranks: int | None,
+    method: str,
 ) -> Report:
     """Generate a card video in a temporary folder and ask the embedded model about every card.
 
@@ -106,7 +110,8 @@ def run_demo(
 
                 results.append(Result(card, qa.ask(video, card.question, on_event=begin)))
             stages.end()
-    return Report(seed, seconds, gpus, cpu_ranks, method, setup, tuple(results))
+    used = results[0].answer.plan.world_size
+    return Report(seed, seconds, used, method, setup, tuple(results))
 
 
 def print_report(report: Report) -> None:

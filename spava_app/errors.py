@@ -8,9 +8,15 @@ import sys
 
 
 class SpavaError(Exception):
-    """Base of all errors raised on purpose by this package."""
+    """Base of all errors raised on purpose by this package.
+
+    Attributes:
+        exit_code: of a command that ends with it.
+        elsewhere: it was raised by another process of torchrun, which reports it.
+    """
 
     exit_code = 1
+    elsewhere = False
 
 
 class InvalidInput(SpavaError, ValueError):

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Self
@@ -15,6 +16,7 @@ from spava_app.answer import Answer, Usage
 from spava_app.devices import choose_ranks
 from spava_app.engine.engine import Engine
 from spava_app.engine.hub import resolve_model
+from spava_app.engine.joined.calls import calls_here
 from spava_app.engine.parallel.base import make_method
 from spava_app.engine.plan import Plan
 from spava_app.engine.processors import make_processor
@@ -30,6 +32,7 @@ EMBEDDED = Path(__file__).parent / "assets" / "spava-tiny-vl"
 
 OnEvent = Callable[[str, float], None]
 OnText = Callable[[str], None]
+Look = Callable[[Asked], Sequence[Seen]]
 
 
 class Session:
@@ -41,7 +44,8 @@ class Session:
             the hub, `org/name` or `org/name@revision`, which is downloaded once.
         sees: whether it has to see.
         gpus: how many, one rank each; "auto" takes all there are; 0 none.
-        cpu_ranks: processes that share the work where no GPU does.
+        cpu_ranks: processes that share the work where no GPU does, by default 2. Under torchrun
+            there are as many ranks as it has started processes.
         method: prefill method of questions that name none.
         method_options: options of the method.
         allow_pickle: load *.bin and *.pt weights where a checkpoint has no safetensors.
@@ -58,7 +62,7 @@ class Session:
         *,
         sees: bool,
         gpus: int | str,
-        cpu_ranks: int,
+        cpu_ranks: int | None,
         method: str,
         method_options: Mapping[str, object] | None,
         allow_pickle: bool,
@@ -69,7 +73,8 @@ class Session:
             raise InvalidInput("model", model, fix)
         options = dict(method_options or {})
         made = make_method(method, options)
-        device, ranks = choose_ranks(gpus, cpu_ranks)
+        self._calls = calls_here()
+        device, ranks = choose_ranks(gpus, cpu_ranks, self._calls.place)
         folder = EMBEDDED if model == "embedded" else resolve_model(model)
         config = read_config(folder)
         processor = make_processor(folder, config)
@@ -87,6 +92,7 @@ class Session:
             dtype="bfloat16" if device == "cuda" else "float32",
             allow_pickle=allow_pickle,
             cache=cache_folder() if cache else None,
+            launcher=self._calls.launcher(ranks),
         )
 
     def __enter__(self) -> Self:
@@ -97,13 +103,16 @@ class Session:
 
     def start(self) -> None:
         """Start the workers and load the model now instead of with the first question."""
-        self._engine.start()
+        self._calls.call("start", self._engine.start, type(None))
 
     def close(self) -> None:
         """Stop the workers, and end what runs and waits; the next question starts them again."""
         self._engine.close()
 
     def _plan(self, asked: Asked) -> Plan:
+        return self._calls.call("plan", partial(self._planned, asked), Plan)
+
+    def _planned(self, asked: Asked) -> Plan:
         asked.check()
         self._prompts.check(asked.question, asked.history, asked.text)
         with TemporaryDirectory(prefix="spava-frames-") as scratch:
@@ -120,17 +129,28 @@ class Session:
     def _ask(
         self,
         asked: Asked,
-        seen: Sequence[Seen] | None = None,
+        looked: Look | None = None,
         *,
         on_event: OnEvent | None = None,
         on_text: OnText | None = None,
         cancel: threading.Event | None = None,
     ) -> Answer:
-        """The answer to a question.
+        """The answer to a question, the same on all processes of torchrun.
 
         Args:
-            seen: what it is about, if it was looked at before.
+            looked: gives what was looked at, where that was done before.
         """
+        run = partial(self._answer, asked, looked, cancel)
+        return self._calls.call("ask", run, Answer, on_event=on_event, on_text=on_text)
+
+    def _answer(
+        self,
+        asked: Asked,
+        looked: Look | None,
+        cancel: threading.Event | None,
+        on_event: OnEvent | None,
+        on_text: OnText | None,
+    ) -> Answer:
         began = time.perf_counter()
         asked.check()
         stream = TextStream(self._prompts.decode, asked.stop_strings)
@@ -157,7 +177,7 @@ class Session:
         tell("probe")
         self._prompts.check(asked.question, asked.history, asked.text)  # before a file is read
         with TemporaryDirectory(prefix="spava-frames-") as scratch:
-            seen = look(asked, Path(scratch)) if seen is None else seen
+            seen = looked(asked) if looked is not None else look(asked, Path(scratch))
             request, plan = self._decide(asked, seen)
             probed = time.perf_counter() - began
             tell("start")

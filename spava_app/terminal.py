@@ -6,6 +6,8 @@ on stderr: progress only when stderr is a terminal, errors always.
 """
 
 import json
+import os
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from time import monotonic
@@ -19,6 +21,17 @@ from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElaps
 from spava_app.errors import SpavaError
 
 INTERRUPTED = 130  # 128 + SIGINT, what a shell reports for a program ended by Ctrl-C
+
+
+def speaks() -> bool:
+    """Whether this process shows what comes out: of those that torchrun started, rank 0 alone."""
+    return os.environ.get("RANK", "") in {"", "0"}
+
+
+def hush() -> None:
+    """Leave stdout to rank 0; errors of this very process are still told on stderr."""
+    if not speaks():
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (until the process ends)
 
 
 @contextmanager
@@ -40,6 +53,8 @@ def reported_errors(*, as_json: bool, debug: bool) -> Iterator[None]:
     except SpavaError as error:
         if debug:
             raise
+        if error.elsewhere:
+            raise typer.Exit(error.exit_code) from None
         field = getattr(error, "field", None)
         tell_error(type(error).__name__, str(error), field, as_json=as_json)
         raise typer.Exit(error.exit_code) from None
@@ -85,7 +100,8 @@ class Stages:
     """
 
     def __init__(self, *, keep: bool = True) -> None:
-        self.console = Console(stderr=True, highlight=False)
+        shown = None if speaks() else False
+        self.console = Console(stderr=True, highlight=False, force_terminal=shown)
         columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
         self._progress = Progress(
             *columns, console=self.console, transient=True, disable=not self.console.is_terminal

@@ -35,7 +35,7 @@ class TextQA(Session):
         model: str | Path,
         *,
         gpus: int | str = "auto",
-        cpu_ranks: int = 2,
+        cpu_ranks: int | None = None,
         method: str = "spava",
         method_options: Mapping[str, object] | None = None,
         allow_pickle: bool = False,

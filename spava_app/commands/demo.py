@@ -19,8 +19,12 @@ def demo(
         str, typer.Option(help="How many GPUs: `auto` takes all there are, `0` none.")
     ] = "auto",
     cpu_ranks: Annotated[
-        int, typer.Option(help="Processes that share the work where there is no GPU.")
-    ] = 2,
+        int | None,
+        typer.Option(
+            help="Processes that share the work where there is no GPU.",
+            show_default="2, or those of torchrun",
+        ),
+    ] = None,
     method: Annotated[str, typer.Option(help="Prefill method; see `spava ask`.")] = "spava",
 ) -> None:
     """Answer questions about a generated video, and check the answers.

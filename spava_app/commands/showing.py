@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import typer
 
 from spava_app.answer import Answer
-from spava_app.terminal import Stages, format_timings, print_json
+from spava_app.terminal import Stages, format_timings, print_json, speaks
 
 
 class Ask(Protocol):
@@ -40,7 +40,7 @@ def show_answer(ask: Ask, stages: Stages, *, as_json: bool) -> None:
     if as_json:
         print_json(answer.to_dict())
         return
-    for warning in answer.warnings:
+    for warning in answer.warnings if speaks() else ():
         typer.echo(f"warning: {warning}", err=True)
     if not begun:
         typer.echo(answer.text)

@@ -1,5 +1,6 @@
 """`VideoQA` from a file and a question to the answer, with the embedded model and real workers."""
 
+import json
 import shutil
 import threading
 from collections.abc import Iterator
@@ -268,6 +269,7 @@ def test_usage_counts_and_says_why_the_answer_ended(
     assert (answer.usage.answer_tokens, answer.usage.finish_reason) == (1, "stop")
     cut = qa.ask(video, scene.cards[1].question, max_new_tokens=1)
     assert (cut.text, cut.usage.finish_reason) == (scene.cards[1].answer, "length")
+    assert Answer.from_dict(json.loads(json.dumps(answer.to_dict()))) == answer
     assert answer.to_dict()["usage"] == {
         "prompt_tokens": answer.plan.num_tokens,
         "answer_tokens": 1,

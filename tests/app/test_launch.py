@@ -86,3 +86,30 @@ def test_the_second_start_installs_nothing(tmp_path: Path) -> None:
     calls = log.read_text()
     assert calls.count("-m pip install -e") == 1
     assert calls.count("-m spava_app demo") == 2
+
+
+def test_run_takes_a_script_from_the_current_folder(tmp_path: Path) -> None:
+    (tmp_path / "hello.py").write_text("import sys, spava_app; print('hello', *sys.argv[1:])")
+    done = launch("run", "hello.py", "a b", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "hello a b\n"), done.stderr
+    assert launch("run").returncode == 1
+
+
+def test_several_processes_start_under_torchrun_and_nothing_listens(tmp_path: Path) -> None:
+    (tmp_path / "where.py").write_text(
+        "import os, psutil\n"
+        "parent = psutil.Process().parent()\n"
+        "listens = [it for it in parent.net_connections() if it.status == 'LISTEN']\n"
+        "open(os.environ['RANK'], 'w').write(f\"{os.environ['WORLD_SIZE']} {listens}\")\n"
+    )
+    done = launch("run", "where.py", cwd=tmp_path, NPROC_PER_NODE="2", TMPDIR=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert [(tmp_path / rank).read_text() for rank in "01"] == ["2 []"] * 2
+
+
+@pytest.mark.parametrize("missing", ["NODE_RANK", "MASTER_ADDR"])
+def test_several_machines_must_be_described(missing: str) -> None:
+    settings = {"NNODES": "2", "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1"} | {missing: ""}
+    done = launch("demo", **settings)
+    assert done.returncode == 1
+    assert f"NNODES=2 needs {missing}" in done.stderr

@@ -1,0 +1,203 @@
+"""How worker processes are started and ended: here, by this process itself."""
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import IO, Protocol, Self
+
+from spava_app.engine.settings import WorkerSettings
+
+# Of a worker's output, where its last line is looked for.
+_TAIL_BYTES = 2**16
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a worker ended.
+
+    Attributes:
+        code: its exit code, negative for a signal; None if the process that started it is gone.
+        last: the last line it wrote, empty if none.
+    """
+
+    code: int | None
+    last: str = ""
+
+
+@dataclass
+class Meeting:
+    """Where the ranks of one group find each other.
+
+    Attributes:
+        init_method: as `Comm.connect` takes it.
+        folder: a private one that is needed for it.
+    """
+
+    init_method: str
+    folder: tempfile.TemporaryDirectory[str] | None = None
+
+    @classmethod
+    def on_this_machine(cls) -> Self:
+        """At a file in a private folder."""
+        folder = tempfile.TemporaryDirectory(prefix="spava-")
+        return cls(f"file://{Path(folder.name) / 'rendezvous'}", folder)
+
+    def clear(self) -> None:
+        """Remove what is left of it, once the group has ended."""
+        if self.folder is not None:
+            self.folder.cleanup()
+
+
+class Worker(Protocol):
+    """One rank as the driver sees it.
+
+    Attributes:
+        connection: its control channel.
+    """
+
+    @property
+    def connection(self) -> Connection: ...
+
+    def end(self, until: float) -> Ended:
+        """Wait for a worker whose channel is closed or broken, and kill it if it runs beyond
+        `until`, a `time.monotonic`. May be called again.
+        """
+        ...
+
+
+class Launcher(Protocol):
+    """Starts the workers of a group.
+
+    Attributes:
+        world_size: ranks of a group.
+        one_machine: whether all ranks see the temporary files of the driver.
+    """
+
+    @property
+    def world_size(self) -> int: ...
+    @property
+    def one_machine(self) -> bool: ...
+
+    def meeting(self) -> Meeting:
+        """Where the ranks of the next group meet; no group ever gets the place of another."""
+        ...
+
+    def spawn(self, settings: WorkerSettings) -> Worker:
+        """Start one worker; the launcher fills in what depends on the machine.
+
+        Raises:
+            EngineDown: it cannot be started.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give up what is held beyond a group; safe to call twice, from any thread."""
+        ...
+
+
+@dataclass
+class WorkerProcess:
+    """A worker that this process has started. It ends when this process does, however that dies.
+
+    Attributes:
+        process: its standard input is a pipe that nobody writes to: the worker ends with it.
+        log: what it writes, in a file without a name.
+    """
+
+    process: subprocess.Popen[bytes]
+    log: IO[bytes]
+
+    @classmethod
+    def start(
+        cls, settings: WorkerSettings, channel: socket.socket, environment: Mapping[str, str]
+    ) -> Self:
+        """Start a worker with its end of the control channel, which is closed here."""
+        # A plain subprocess and not multiprocessing: spawn would import the caller's main module
+        # again, which fails in notebooks and runs scripts without a main guard twice.
+        with channel:
+            settings = replace(settings, socket=channel.fileno())
+            log = tempfile.TemporaryFile(prefix="spava-")  # noqa: SIM115 (lives as long as this)
+            process = subprocess.Popen(
+                [sys.executable, "-m", "spava_app.engine.worker", settings.to_json()],
+                pass_fds=(channel.fileno(),),
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                env={**environment, "PYTHONSAFEPATH": "1"},
+                # Its own group: Ctrl-C reaches the driver, which then ends the workers itself.
+                start_new_session=True,
+            )
+        return cls(process, log)
+
+    def end(self, until: float) -> Ended:
+        """As `Worker.end`."""
+        try:
+            code = self.process.wait(timeout=max(0.0, until - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            code = self.process.wait()
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+        return Ended(code, self._last_line())
+
+    def _last_line(self) -> str:
+        # The worker wrote through the same open file: its place in it is the end.
+        size = os.fstat(self.log.fileno()).st_size
+        tail = os.pread(self.log.fileno(), _TAIL_BYTES, max(0, size - _TAIL_BYTES))
+        lines = tail.decode(errors="replace").strip().splitlines()
+        return lines[-1] if lines else ""
+
+
+@dataclass
+class LocalWorker:
+    """A worker of this process with the driver's end of its channel."""
+
+    started: WorkerProcess
+    connection: Connection
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        return self.started.process
+
+    @classmethod
+    def start(cls, settings: WorkerSettings, environment: Mapping[str, str]) -> Self:
+        """Start a worker that is joined to this process by a socket pair."""
+        ours, theirs = socket.socketpair()
+        with ours:
+            started = WorkerProcess.start(settings, theirs, environment)
+            return cls(started, Connection(ours.detach()))
+
+    def end(self, until: float) -> Ended:
+        """As `Worker.end`."""
+        return self.started.end(until)
+
+
+class LocalLauncher:
+    """All ranks are subprocesses of this one; on CUDA rank r takes card r."""
+
+    one_machine = True
+
+    def __init__(self, world_size: int) -> None:
+        self.world_size = world_size
+
+    def meeting(self) -> Meeting:
+        """As `Launcher.meeting`."""
+        return Meeting.on_this_machine()
+
+    def spawn(self, settings: WorkerSettings) -> LocalWorker:
+        """As `Launcher.spawn`."""
+        threads = max(1, (os.cpu_count() or 1) // self.world_size)
+        # Nothing listens on an interface that others can reach.
+        loopback = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
+        settings = replace(settings, card=settings.rank, threads=threads)
+        return LocalWorker.start(settings, os.environ | loopback)
+
+    def close(self) -> None:
+        """As `Launcher.close`: nothing is held beyond a group."""
