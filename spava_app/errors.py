@@ -39,8 +39,8 @@ class InvalidInput(SpavaError, ValueError):
 
 
 def _shortened(text: str) -> str:
-    # A whole book may have been given; a path is never cut.
-    return text if len(text) <= 4096 else f"{text[:60]}...{text[-20:]}"
+    # A whole book may have been given.
+    return text if len(text) <= 400 else f"{text[:200]}...{text[-60:]}"
 
 
 class VideoError(InvalidInput):
