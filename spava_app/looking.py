@@ -8,6 +8,7 @@ from typing import Self
 import numpy as np
 from torch import Tensor
 
+from spava_app.engine.budget import FLOOR_TOKENS
 from spava_app.engine.content import file_content, joined_content
 from spava_app.engine.media import Media
 from spava_app.engine.processors import Fit
@@ -56,7 +57,7 @@ class Asked:
         """Raise InvalidInput for numbers and kinds that are never right."""
         check_count("max_new_tokens", self.max_new_tokens or 0, least=1)
         check_count("max_visual_tokens", self.max_visual_tokens, least=1)
-        check_count("max_pixels", self.max_pixels, least=1)
+        check_count("max_pixels", self.max_pixels, least=FLOOR_TOKENS * PIXELS_PER_TOKEN)
         if not isinstance(self.sampling, Sampling | None):
             raise InvalidInput("sampling", self.sampling, "give a spava_app.Sampling")
 
