@@ -5,6 +5,7 @@ stops them all and raises `EngineDown`; the next request starts a fresh group.
 """
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -18,17 +19,24 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Self
 
-from spava_app.engine import channel
+from spava_app.engine import channel, watch
+from spava_app.engine.endings import LOST_PEER, how_it_ended, memory_was_refused, oom_kills
 from spava_app.engine.request import Request
+from spava_app.engine.scratch import scratch_folder
 from spava_app.engine.settings import WorkerSettings
 from spava_app.engine.turns import Turns
 from spava_app.engine.video.damage import Noted, described
-from spava_app.errors import EngineDown, SpavaError
+from spava_app.engine.watch import GRACE_SECONDS, Watch
+from spava_app.errors import Cancelled, EngineDown, EngineError, OutOfMemory, SpavaError
 
 OnMessage = Callable[[str, Any], None]
 
-# How long the other ranks may take to end a request after one has failed.
-GRACE_SECONDS = 5.0
+
+def never() -> bool:
+    """For requests that nobody cancels."""
+    return False
+
+
 CLOSED = "the engine was closed"
 # Imports and weights of a large model from a slow disk.
 START_SECONDS = 900.0
@@ -98,6 +106,7 @@ class Engine:
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._turns = Turns()
         self._closed = 0
+        self._oom_kills = 0
 
     def __enter__(self) -> Self:
         return self
@@ -105,57 +114,87 @@ class Engine:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def start(self) -> None:
+    def start(self, cancelled: Callable[[], bool] = never) -> None:
         """Start the workers and wait until the model is loaded on all; does nothing when they are
         up.
 
+        Args:
+            cancelled: as in `run`.
+
         Raises:
             CheckpointError: the model cannot be loaded.
+            OutOfMemory: it does not fit.
+            Cancelled: while this caller waited for others.
             EngineDown: a worker died or hung.
         """
-        with self._turn():
+        with self._turn(cancelled):
             self._start()
 
     @contextmanager
-    def _turn(self) -> Iterator[None]:
+    def _turn(self, cancelled: Callable[[], bool]) -> Iterator[None]:
         """Wait for this caller's turn, unless the engine is closed meanwhile."""
         closed = self._closed
-        with self._turns.turn():
+        with self._turns.turn(cancelled):
             if self._closed != closed:
                 raise EngineDown(CLOSED)
+            if cancelled():
+                raise Cancelled("cancelled before it began")
             yield
 
     def _start(self) -> None:
+        if any(worker.process.poll() is not None for worker in self._workers):
+            self._stop()  # one died while nobody asked anything
         if self._workers:
             return
-        self._folder = tempfile.TemporaryDirectory(prefix="spava-")
+        self._folder = scratch_folder("workers")
+        self._oom_kills = oom_kills()
         try:
-            self._workers = [self._spawn(rank) for rank in range(self._world_size)]
-            _, failure = self._collect("ready", "start", lambda name, value: None, START_SECONDS)
+            for rank in range(self._world_size):
+                self._workers.append(self._spawn(rank))
+            starting = Watch(self._world_size, "start", START_SECONDS, watch.START_SILENCE_SECONDS)
+            _, failure = self._collect("ready", starting, lambda name, value: None)
             if failure is not None:
                 raise failure
         except BaseException:
             self._stop()
             raise
 
-    def run(self, request: Request, on_message: OnMessage) -> Result:
+    def run(
+        self, request: Request, on_message: OnMessage, cancelled: Callable[[], bool] = never
+    ) -> Result:
         """Run one request on all ranks.
 
         Args:
             on_message: called with ("stage", name) and ("token", id) as rank 0 reports them.
+            cancelled: asked often, in the caller's thread; what it reads may be set by any. Once
+                true, a request that waits for its turn leaves the queue, one that looks at frames
+                ends before the prefill, and an answer ends at its next token.
+
+        Returns:
+            The answer, or what there is of a cancelled one.
 
         Raises:
-            SpavaError: the input cannot be served; the engine stays up.
+            InvalidInput: the input cannot be served; the engine stays up.
+            Cancelled: before there was a token; the engine stays up.
+            OutOfMemory: what a request needs does not fit; the next call starts a new group.
             EngineDown: a worker died or hung; the next call starts a new group.
         """
-        with self._turn():
+        with self._turn(cancelled):
             self._start()
-            return self._run(request, on_message)
+            result = self._run(request, on_message, cancelled)
+        if not result.tokens and cancelled():
+            raise Cancelled("cancelled before the answer began")
+        return result
 
-    def _run(self, request: Request, on_message: OnMessage) -> Result:
+    def _run(
+        self, request: Request, on_message: OnMessage, cancelled: Callable[[], bool]
+    ) -> Result:
+        self._oom_kills = oom_kills()
         try:
             self._send({"request": request.to_json()})
-            answers, failure = self._collect("result", "request", on_message, self._deadline)
+            silence = watch.SILENCE_SECONDS
+            answering = Watch(self._world_size, "request", self._deadline, silence)
+            answers, failure = self._collect("result", answering, on_message, cancelled)
         except BaseException:
             # Not all workers have ended the request (or the callback raised): what they still send
             # must never be read as the answer to the next one.
@@ -180,19 +219,14 @@ class Engine:
         # Forgotten first: an interrupt in the middle must not leave half a group behind.
         workers, self._workers = self._workers, []
         folder, self._folder = self._folder, None
+        # A worker has nothing to put in order, and one that is stopped or hangs would not.
         for worker in workers:
             worker.connection.close()
-        until = time.monotonic() + GRACE_SECONDS
+            worker.process.kill()
         for worker in workers:
-            _end(worker.process, until)
+            worker.process.wait()
         if folder is not None:
             folder.cleanup()
-
-    def cancel(self) -> None:
-        """End the running request at its next token, on all ranks together; `run` then returns what
-        there is. To be called from `on_message`; too late, it does nothing.
-        """
-        self._send({"cancel": True})
 
     def _send(self, message: dict[str, Any]) -> None:
         try:
@@ -219,6 +253,7 @@ class Engine:
             deadline=self._deadline,
             allow_pickle=self._allow_pickle,
             cache=str(self._cache or ""),
+            scratch=self._folder.name,
         )
         log = folder / f"rank{rank}.log"
         # One machine: nothing listens on an interface that others can reach.
@@ -238,9 +273,13 @@ class Engine:
         return _Worker(process, Connection(ours.detach()), log)
 
     def _collect(
-        self, final: str, what: str, on_message: OnMessage, deadline: float
+        self,
+        final: str,
+        watched: Watch,
+        on_message: OnMessage,
+        cancelled: Callable[[], bool] = never,
     ) -> tuple[list[Any], SpavaError | None]:
-        """One message `final` from every worker; others of rank 0 go to `on_message`.
+        """One message `final` from every worker; stages and tokens of rank 0 go to `on_message`.
 
         Returns:
             The messages' values by rank, and the typed error of the first rank that reported one,
@@ -248,29 +287,28 @@ class Engine:
         """
         answers: dict[int, Any] = {}
         failure: SpavaError | None = None
-        heard = time.monotonic()
-        limit = deadline
+        told = False
         workers = self._workers
         while len(answers) < len(workers):
-            for rank in self._ready_ranks(workers, set(answers)):
-                heard = time.monotonic()
-                name, value = next(iter(self._receive(workers[rank], rank, what).items()))
+            ready = self._ready_ranks(workers, set(answers))
+            now = time.monotonic()
+            for rank in ready:
+                name, value = next(iter(self._receive(workers[rank], rank, watched).items()))
+                watched.heard(rank, name, value)
                 if name in {final, "peer_failed"}:
                     answers[rank] = value
                 elif name == "error":
                     answers[rank] = value
                     failure = failure or channel.decode_error(value)
-                elif name == "stage":
-                    limit = value["deadline"] + GRACE_SECONDS
-                    if rank == 0:
-                        on_message(name, value["name"])
-                elif rank == 0:
-                    on_message(name, value)
-            silent = time.monotonic() - heard
-            if failure is not None and silent > GRACE_SECONDS:
+                elif rank == 0 and name != "alive":
+                    on_message(name, value["name"] if name == "stage" else value)
+                    watched.progressed()  # what a callback takes is not the workers' time
+            if isinstance(failure, OutOfMemory) or (failure and watched.waited() > GRACE_SECONDS):
                 raise failure  # the others wait in a collective for the rank that failed
-            if silent > limit:
-                raise EngineDown(f"no word from the workers for {limit:.0f} s")
+            watched.check(set(range(len(workers))) - {*answers, *ready}, now)
+            if not told and cancelled():
+                told = True
+                self._send({"cancel": True})
             self._check_open(workers)
         return [answers[rank] for rank in range(len(workers))], failure
 
@@ -291,13 +329,37 @@ class Engine:
             raise
         return [rank for connection, rank in waiting.items() if connection in ready]
 
-    def _receive(self, worker: _Worker, rank: int, what: str) -> dict[str, Any]:
+    def _receive(self, worker: _Worker, rank: int, watched: Watch) -> dict[str, Any]:
         try:
             return channel.receive(worker.connection)
         except (EOFError, OSError) as error:
             if worker not in self._workers:
                 raise EngineDown(CLOSED) from error
-            code = _end(worker.process, time.monotonic() + GRACE_SECONDS)
-            lines = worker.log.read_text(errors="replace").strip().splitlines()
-            last = f": {lines[-1]}" if lines else ""
-            raise EngineDown(f"rank {rank} ended with code {code} during {what}{last}") from error
+            rank, code = self._first_ended(rank)
+            raise self._ended(rank, code, watched.stages[rank]) from error
+
+    def _first_ended(self, rank: int) -> tuple[int, int]:
+        """The rank that ended for a reason of its own, when `rank` has ended, and its exit code:
+        those that wait for it in a collective end with it, and may be noticed before it.
+        """
+        until = time.monotonic() + GRACE_SECONDS
+        codes = {rank: _end(self._workers[rank].process, until)}
+        while codes[rank] == LOST_PEER and time.monotonic() < until:
+            for other, worker in enumerate(self._workers):
+                code = worker.process.poll()
+                if code not in (None, LOST_PEER):
+                    return other, code
+            time.sleep(0.05)
+        return rank, codes[rank]
+
+    def _ended(self, rank: int, code: int, stage: str) -> EngineError:
+        if code == -signal.SIGKILL and oom_kills() > self._oom_kills:
+            return OutOfMemory(
+                f"rank {rank} was ended by the kernel in {stage} because the machine's memory ran "
+                "out: look at fewer frames, lower max_visual_tokens, or free memory"
+            )
+        lines = self._workers[rank].log.read_text(errors="replace").strip().splitlines()
+        last = f": {lines[-1]}" if lines else ""
+        if memory_was_refused(last):
+            return OutOfMemory(f"rank {rank} ran out of memory in {stage}{last}")
+        return EngineDown(f"rank {rank} {how_it_ended(code)} in {stage}{last}")

@@ -29,6 +29,7 @@ class WorkerSettings:
         deadline: seconds a collective may take.
         allow_pickle: whether pickled weights may be read, tensors only.
         cache: folder of the cache of visual embeddings; empty for none.
+        scratch: a folder of this group alone, which its workers remove when the driver cannot.
     """
 
     rank: int
@@ -42,6 +43,7 @@ class WorkerSettings:
     deadline: float
     allow_pickle: bool = False
     cache: str = ""
+    scratch: str = ""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
