@@ -1,9 +1,9 @@
 """The control channel between the driver and one worker: length-prefixed JSON messages of any size,
 in order.
 
-Messages are objects with one key that names them: from the driver `request` and
-`cancel`; from a worker `ready`, `stage`, `token`, `result`, `error` or `peer_failed`. Nothing is
-unpickled on either side.
+Messages are objects with one key that names them: from the driver `request` and `cancel`; from a
+worker `ready`, `alive`, `stage`, `token`, `result`, `error` or `peer_failed`. Nothing is unpickled
+on either side.
 """
 
 import json

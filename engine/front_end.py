@@ -5,7 +5,7 @@ T = this rank's rows, n = prompt tokens. Units are counted over all media, in th
 prompt; so are visual tokens, since units of one medium have the same number of them.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -26,6 +26,7 @@ from spava_app.engine.processors import Processor
 from spava_app.engine.request import Request
 from spava_app.engine.timing import StageTimer
 from spava_app.engine.video.stream import stream_units
+from spava_app.errors import Cancelled
 
 # Units that are sent to the cache at a time.
 UNITS_KEPT = 64
@@ -70,10 +71,20 @@ class FrontEnd:
         flops = 2.0 * parameters * tokens * PATCHES_PER_TOKEN
         return frames_deadline(frames, flops, self._weight.device.type)
 
-    def encode(self, request: Request, units: Sequence[int], timer: StageTimer) -> Tensor:
+    def encode(
+        self,
+        request: Request,
+        units: Sequence[int],
+        timer: StageTimer,
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> Tensor:
         """Embeddings of `units`, ascending, `[tokens, hidden]`.
 
+        Args:
+            cancelled: asked after each step.
+
         Raises:
+            Cancelled: it said so.
             VideoError: a frame of them cannot be read.
         """
         hidden = self.vision.config.out_hidden_size
@@ -83,11 +94,20 @@ class FrontEnd:
         start = 0
         for medium, _, part in parts:
             stop = start + medium.unit_tokens * len(part)
-            self._fill(encoded[start:stop].view(len(part), -1, hidden), medium, part, timer)
+            self._fill(
+                encoded[start:stop].view(len(part), -1, hidden), medium, part, timer, cancelled
+            )
             start = stop
         return encoded
 
-    def _fill(self, out: Tensor, medium: Media, units: list[int], timer: StageTimer) -> None:
+    def _fill(
+        self,
+        out: Tensor,
+        medium: Media,
+        units: list[int],
+        timer: StageTimer,
+        cancelled: Callable[[], bool],
+    ) -> None:
         """Put the embeddings of `units` into `out`, `[units, tokens of a unit, hidden]`: those that
         are kept, and the others made.
         """
@@ -101,7 +121,7 @@ class FrontEnd:
                     timer.counts["frames_reused"] += self._num_frames(medium, run)
                     continue
                 timer.counts["frames_encoded"] += self._num_frames(medium, run)
-                damaged = self._make(rows, medium, run, timer)
+                damaged = self._make(rows, medium, run, timer, cancelled)
                 # What is damaged is not kept: the next question has to hear of it too.
                 whole = [index for index, unit in enumerate(run) if unit not in damaged]
                 for first in range(0, len(whole), UNITS_KEPT):
@@ -113,7 +133,12 @@ class FrontEnd:
         return sum(min((unit + 1) * span, last) - unit * span for unit in units)
 
     def _make(
-        self, out: Tensor, medium: Media, units: Sequence[int], timer: StageTimer
+        self,
+        out: Tensor,
+        medium: Media,
+        units: Sequence[int],
+        timer: StageTimer,
+        cancelled: Callable[[], bool],
     ) -> set[int]:
         """Decode and encode `units` into `out`; which of them have damaged frames."""
         timer.begin("decode")
@@ -131,6 +156,8 @@ class FrontEnd:
             damaged=damaged,
         )
         for batch, pixels in stream:
+            if cancelled():
+                raise Cancelled("cancelled while it looked at frames")
             with timer.stage("vision"):
                 pixels = pixels.to(self._weight.dtype)
                 rows = self.processor.encode(self.vision, pixels, medium, len(batch))

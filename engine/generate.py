@@ -57,9 +57,11 @@ class Runner:
         """Yield the answer's token ids, the same on every rank, the stop token not included.
 
         Args:
-            cancelled: asked on the query owner before each token; once true, generation ends.
+            cancelled: asked on every rank while frames are looked at, and on the query owner before
+                each token; once true, the request ends.
 
         Raises:
+            Cancelled: before the prefill.
             SpavaError: on the rank that met a problem with the input; `PeerError` on the others.
         """
         comm, config = self.comm, self.decoder.config
@@ -69,7 +71,8 @@ class Runner:
         parameters = sum(weight.numel() for weight in self.decoder.parameters())
         flops = prefill_flops(config, parameters, method, layout)
 
-        hidden = self._embed(request, layout, timer, deadline_for(flops, self.device.type))
+        deadline = deadline_for(flops, self.device.type)
+        hidden = self._embed(request, layout, timer, deadline, cancelled)
         positions = self._positions(request)
         cache = self._cache(layout, request.max_new_tokens, hidden.dtype)
         prefill = method.prefill(layout, comm, cache)
@@ -97,7 +100,12 @@ class Runner:
             yield token
 
     def _embed(
-        self, request: Request, layout: Layout, timer: StageTimer, deadline: float
+        self,
+        request: Request,
+        layout: Layout,
+        timer: StageTimer,
+        deadline: float,
+        cancelled: Callable[[], bool],
     ) -> Tensor:
         """Hidden states of this rank's rows, `[T, hidden]`: text, and what the front end sees.
 
@@ -114,7 +122,7 @@ class Runner:
         dealt = deal(request.media, layout)
         self.comm.deadline = front_end.deadline(request, dealt)
         units = dealt[self.comm.rank]
-        encoded = self._together(lambda: front_end.encode(request, units, timer))
+        encoded = self._together(lambda: front_end.encode(request, units, timer, cancelled))
         self.comm.deadline = deadline
         with timer.stage("exchange"):
             visual, rows = front_end.deliver(request, layout, dealt, encoded)

@@ -12,6 +12,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import IO, Protocol, Self
 
+from spava_app.engine.scratch import scratch_folder
 from spava_app.engine.settings import WorkerSettings
 
 # Of a worker's output, where its last line is looked for.
@@ -46,8 +47,13 @@ class Meeting:
     @classmethod
     def on_this_machine(cls) -> Self:
         """At a file in a private folder."""
-        folder = tempfile.TemporaryDirectory(prefix="spava-")
+        folder = scratch_folder("workers")
         return cls(f"file://{Path(folder.name) / 'rendezvous'}", folder)
+
+    @property
+    def scratch(self) -> str:
+        """What the workers remove when nobody else can; empty for nothing."""
+        return self.folder.name if self.folder is not None else ""
 
     def clear(self) -> None:
         """Remove what is left of it, once the group has ended."""
@@ -64,6 +70,10 @@ class Worker(Protocol):
 
     @property
     def connection(self) -> Connection: ...
+
+    def ended(self) -> Ended | None:
+        """How it ended; None while it runs."""
+        ...
 
     def end(self, until: float) -> Ended:
         """Wait for a worker whose channel is closed or broken, and kill it if it runs beyond
@@ -136,6 +146,11 @@ class WorkerProcess:
             )
         return cls(process, log)
 
+    def ended(self) -> Ended | None:
+        """As `Worker.ended`."""
+        code = self.process.poll()
+        return None if code is None else Ended(code, self._last_line())
+
     def end(self, until: float) -> Ended:
         """As `Worker.end`."""
         try:
@@ -173,6 +188,10 @@ class LocalWorker:
         with ours:
             started = WorkerProcess.start(settings, theirs, environment)
             return cls(started, Connection(ours.detach()))
+
+    def ended(self) -> Ended | None:
+        """As `Worker.ended`."""
+        return self.started.ended()
 
     def end(self, until: float) -> Ended:
         """As `Worker.end`."""

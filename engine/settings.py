@@ -31,6 +31,7 @@ class WorkerSettings:
         allow_pickle: whether pickled weights may be read, tensors only.
         cache: folder of the cache of visual embeddings; empty for none.
         group: how many groups were started before, where these are counted.
+        scratch: a folder of this group alone, which its workers remove when the driver cannot.
     """
 
     rank: int
@@ -46,6 +47,7 @@ class WorkerSettings:
     card: int = 0
     threads: int = 1
     group: int = 0
+    scratch: str = ""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))

@@ -19,15 +19,18 @@ class StageTimer:
     Attributes:
         seconds: per stage.
         counts: of whatever a stage counts.
+        current: the stage that began last.
     """
 
     def __init__(self, device: torch.device, on_begin: Callable[[str], None]) -> None:
         self.seconds: dict[str, float] = {}
         self.counts: Counter[str] = Counter()
+        self.current = "request"
         self._device, self._on_begin = device, on_begin
 
     def begin(self, name: str) -> None:
         """Say that `name` begins, unless it has begun before."""
+        self.current = name
         if name not in self.seconds:
             self.seconds[name] = 0.0
             self._on_begin(name)

@@ -2,10 +2,13 @@
 
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from spava_app.errors import EngineError
+from spava_app.errors import Cancelled, EngineError
+
+# How often a caller that waits asks whether it still should.
+_EVERY = 0.1
 
 
 class Turns:
@@ -17,11 +20,15 @@ class Turns:
         self._holder: int | None = None
 
     @contextmanager
-    def turn(self) -> Iterator[None]:
+    def turn(self, cancelled: Callable[[], bool] = lambda: False) -> Iterator[None]:
         """Hold the turn for the `with` block. A caller interrupted while it waits gives up its
         place.
 
+        Args:
+            cancelled: asked while the caller waits; once true, it gives up its place.
+
         Raises:
+            Cancelled: `cancelled` said so.
             EngineError: the caller holds the turn already, and would wait for itself.
         """
         if self._holder == threading.get_ident():
@@ -31,7 +38,9 @@ class Turns:
             self._waiting.append(mine)
             self._waiting[0].set()
         try:
-            mine.wait()
+            while not mine.wait(_EVERY):
+                if cancelled():
+                    raise Cancelled("cancelled while it waited for its turn")
             self._holder = threading.get_ident()
             yield
         finally:

@@ -15,7 +15,7 @@ class Usage:
     Attributes:
         prompt_tokens, answer_tokens: how many.
         finish_reason: "stop" where the model or a stop string ended the answer, "length" where
-            `max_new_tokens` did.
+            `max_new_tokens` did, "cancelled" where the caller did.
         frames_encoded: frames that were decoded and went through the vision tower.
         frames_reused: frames whose embeddings were kept from an earlier question. The prefill is
             always run anew: what blocks pass on depends on the question.

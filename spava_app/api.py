@@ -92,6 +92,8 @@ class VideoQA(Session):
         Raises:
             InvalidInput: an empty question, a value out of range.
             VideoError: the file cannot be read.
+            Cancelled: `cancel` was set before the answer began.
+            OutOfMemory: it does not fit into the memory of a GPU or of the machine.
             EngineDown: a worker died; the next question starts new ones.
         """
         asked = Asked(video, question, **options)

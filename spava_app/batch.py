@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from spava_app.answer import Answer
+from spava_app.engine.scratch import scratch_path
 from spava_app.errors import SpavaError
 from spava_app.looking import Asked, Files, Seen, look
 from spava_app.options import AskOptions
@@ -38,12 +38,12 @@ def ask_all(
 
 def _ask_group(session: Session, group: dict[int, Asked], tell: OnAnswer) -> None:
     """Questions about one video, which is looked at once."""
-    with TemporaryDirectory(prefix="spava-frames-") as scratch:
+    with scratch_path("frames") as scratch:
         seen: list[Seen] = []
 
         def looked(asked: Asked) -> list[Seen]:
             if not seen:
-                seen.extend(look(asked, Path(scratch)))
+                seen.extend(look(asked, scratch))
             return seen
 
         for number, asked in group.items():

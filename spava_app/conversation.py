@@ -4,13 +4,13 @@ import threading
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Self
 
 from typing_extensions import Unpack
 
 from spava_app.answer import Answer
 from spava_app.engine.content import stamp_of
+from spava_app.engine.scratch import scratch_folder
 from spava_app.looking import Asked, Files, Seen, look
 from spava_app.options import AnswerOptions, FrameOptions
 from spava_app.session import OnEvent, OnText, Session
@@ -33,7 +33,7 @@ class Conversation:
         self.history: list[tuple[str, str]] = []
         self._session, self._about = session, Asked(video, "", **frames)
         self._about.check()
-        self._scratch = TemporaryDirectory(prefix="spava-frames-")
+        self._scratch = scratch_folder("frames")
         self._lock = threading.Lock()
         self._seen: list[Seen] = []
         self._stamps: list[tuple[int, ...]] = []

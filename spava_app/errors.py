@@ -85,6 +85,14 @@ class EngineDown(EngineError):
     """A worker died, hung past its deadline, or the engine was closed."""
 
 
+class OutOfMemory(EngineError):
+    """The memory of a GPU or of the machine did not suffice for a request, or for the model."""
+
+
+class Cancelled(SpavaError):
+    """The caller took the question back before there was anything of an answer."""
+
+
 def check_count(field: str, value: object, *, least: int, most: int = sys.maxsize) -> None:
     """Raise InvalidInput unless `value` is None or an integer from `least` to `most`."""
     if value is None:

@@ -191,8 +191,12 @@ def as_media(file: Seen, fit: Fit, starts: tuple[int, ...]) -> Media:
 
 
 def hashed(media: Media) -> Media:
-    """The same, with what its embeddings are kept under."""
+    """The same, with what its embeddings are kept under; nothing where a file was changed since it
+    was looked at.
+    """
     files = [file_content(path) for path in media.source.paths]
+    if any(stamp[:2] != seen for (_, stamp), seen in zip(files, media.source.stamps, strict=True)):
+        return media
     if len(files) == 1:
         return replace(media, content=files[0][0], stamp=files[0][1])
     return replace(media, content=joined_content(content for content, _ in files))

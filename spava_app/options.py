@@ -17,7 +17,7 @@ class FrameOptions(TypedDict, total=False):
         frame_rule: choose frames as a benchmark or another program does, to be comparable:
             longvideobench, spava-short, vnbench, internvl or qwen-vl-utils.
         max_pixels: make frames no larger than this many pixels, width times height; at least
-            what a model can see something in, 77,616.
+            what a model can see something in, 100,352.
         max_visual_tokens: make frames smaller, and take fewer unless their number was given, until
             they fit into this many tokens.
     """

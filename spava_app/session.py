@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Self
 
 from spava_app.answer import Answer, Usage
@@ -20,6 +19,7 @@ from spava_app.engine.joined.calls import calls_here
 from spava_app.engine.parallel.base import make_method
 from spava_app.engine.plan import Plan
 from spava_app.engine.processors import make_processor
+from spava_app.engine.scratch import scratch_path
 from spava_app.engine.settings import cache_folder
 from spava_app.engine.weights import read_config
 from spava_app.errors import CheckpointError, InvalidInput
@@ -115,8 +115,8 @@ class Session:
     def _planned(self, asked: Asked) -> Plan:
         asked.check()
         self._prompts.check(asked.question, asked.history, asked.text)
-        with TemporaryDirectory(prefix="spava-frames-") as scratch:
-            return self._decide(asked, look(asked, Path(scratch)))[1]
+        with scratch_path("frames") as scratch:
+            return self._decide(asked, look(asked, scratch))[1]
 
     def _decide(self, asked: Asked, seen: Sequence[Seen]) -> tuple[Any, Plan]:
         prepare = self._prepare
@@ -171,27 +171,32 @@ class Session:
             elif name == "token" and not stream.stopped:
                 num_tokens += 1
                 show(stream.push(value))
-                if stream.stopped:
-                    self._engine.cancel()
+
+        def enough() -> bool:
+            return stream.stopped or (cancel is not None and cancel.is_set())
 
         tell("probe")
         self._prompts.check(asked.question, asked.history, asked.text)  # before a file is read
-        with TemporaryDirectory(prefix="spava-frames-") as scratch:
-            seen = looked(asked) if looked is not None else look(asked, Path(scratch))
+        with scratch_path("frames") as scratch:
+            seen = looked(asked) if looked is not None else look(asked, scratch)
             request, plan = self._decide(asked, seen)
             probed = time.perf_counter() - began
             tell("start")
-            self._engine.start()
+            self._engine.start(enough)
             started = time.perf_counter() - began
-            result = self._engine.run(request, on_message)
+            result = self._engine.run(request, on_message, enough)
         timings = {"probe": probed, "start": started - probed, **result.seconds}
         timings["total"] = time.perf_counter() - began
         show(stream.finish())
-        cut = num_tokens == asked.max_new_tokens and not stream.stopped
+        reason = "stop"
+        if not stream.stopped and num_tokens == asked.max_new_tokens:
+            reason = "length"
+        elif not stream.stopped and enough():
+            reason = "cancelled"
         usage = Usage(
             plan.num_tokens,
             num_tokens,
-            "length" if cut else "stop",
+            reason,
             result.counts.get("frames_encoded", 0),
             result.counts.get("frames_reused", 0),
         )

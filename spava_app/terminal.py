@@ -7,7 +7,9 @@ on stderr: progress only when stderr is a terminal, errors always.
 
 import json
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from time import monotonic
@@ -20,7 +22,8 @@ from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElaps
 
 from spava_app.errors import SpavaError
 
-INTERRUPTED = 130  # 128 + SIGINT, what a shell reports for a program ended by Ctrl-C
+# 128 + SIGINT and 128 + SIGTERM, what a shell reports for a program that these ended.
+INTERRUPTED, TERMINATED = 130, 143
 
 
 def speaks() -> bool:
@@ -42,11 +45,17 @@ def reported_errors(*, as_json: bool, debug: bool) -> Iterator[None]:
     field}}`. With `debug` it passes through, traceback and all. Other exceptions are faults of this
     program: they always pass through. Ctrl-C exits 130.
 
+    SIGTERM exits 143, and in between whatever is open is closed as after Ctrl-C.
+
     Raises:
         typer.Exit: with `error.exit_code`: 2 for what the user gave, 1 for what went wrong inside.
     """
     try:
-        yield
+        with _terminable():
+            yield
+    except _Terminated:
+        typer.echo("terminated", err=True)
+        raise typer.Exit(TERMINATED) from None
     except KeyboardInterrupt:
         typer.echo("interrupted", err=True)
         raise typer.Exit(INTERRUPTED) from None
@@ -68,6 +77,27 @@ def tell_error(kind: str, message: str, field: str | None = None, *, as_json: bo
         typer.echo(json.dumps({"error": described}), err=True)
     else:
         typer.echo(f"error: {message}", err=True)
+
+
+class _Terminated(BaseException):
+    """SIGTERM came."""
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Raise what SIGTERM asks for, so that `with` blocks end; only the main thread hears it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def raise_it(number: int, frame: object) -> None:
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, raise_it)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def print_json(value: Mapping[str, Any]) -> None:

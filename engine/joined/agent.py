@@ -93,6 +93,9 @@ class Agent:
                     channel.send(self._link, self._start(WorkerSettings(**message["start"])))
                 elif "end" in message:
                     channel.send(self._link, {"ended": asdict(self._end(message["end"]))})
+                elif "look" in message:
+                    ended = self._worker.ended() if self._worker else Ended(None)
+                    channel.send(self._link, {"ended": asdict(ended) if ended else None})
                 else:
                     self.inbox.put(message)
         except (EOFError, OSError):

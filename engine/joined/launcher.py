@@ -56,18 +56,25 @@ class _FarWorker:
 
     link: _Link
     connection: Connection
-    ended: Ended | None = None
+    found: Ended | None = None
+
+    def ended(self) -> Ended | None:
+        """As `Worker.ended`."""
+        return self.found or self._ask({"look": True}, _ANSWER_SECONDS)
 
     def end(self, until: float) -> Ended:
         """As `Worker.end`."""
-        if self.ended is None:
-            seconds = max(0.0, until - time.monotonic())
-            try:
-                answer = self.link.ask({"end": seconds}, seconds + _ANSWER_SECONDS)
-                self.ended = Ended(**answer["ended"])
-            except EngineDown:
-                self.ended = Ended(None)
-        return self.ended
+        seconds = max(0.0, until - time.monotonic())
+        asked = {"end": seconds}
+        self.found = self.found or self._ask(asked, seconds + _ANSWER_SECONDS) or Ended(None)
+        return self.found
+
+    def _ask(self, message: dict[str, Any], within: float) -> Ended | None:
+        try:
+            answer = self.link.ask(message, within)["ended"]
+        except EngineDown:
+            return Ended(None)
+        return None if answer is None else Ended(**answer)
 
 
 class AgentLauncher:

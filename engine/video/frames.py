@@ -123,8 +123,9 @@ def _write(frames: np.ndarray | Tensor, chosen: Sequence[int], scratch: Path) ->
         picked = picked.detach().cpu().numpy()
     if picked.shape[3] != 3:
         picked = picked.transpose(0, 2, 3, 1)
-    path = scratch / f"{len(list(scratch.iterdir()))}.npy"
     try:
+        scratch.mkdir(mode=0o700, exist_ok=True)
+        path = scratch / f"{len(list(scratch.iterdir()))}.npy"
         np.save(path, np.ascontiguousarray(picked))
     except OSError:
         fix = f"has no room for {picked.nbytes / 2**20:.0f} MiB of frames; set TMPDIR to another"

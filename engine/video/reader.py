@@ -13,7 +13,7 @@ from av.video.reformatter import VideoReformatter
 
 from spava_app.engine.video.frame_source import FrameSource
 from spava_app.engine.video.pulse import Pulse
-from spava_app.engine.video.source import check_file, demux, fail, open_video, video_stream
+from spava_app.engine.video.source import demux, fail, open_video, video_stream
 
 # A seek throws away the pictures the decoder has in flight; below this many frames it saves none.
 _SEEK_COST = 8
@@ -49,7 +49,6 @@ class VideoReader:
         self._may_seek = True
         self._converter = VideoReformatter()  # kept: it holds the conversion tables
         self._spare: VideoFrame | None = None
-        check_file(source.name, source.stamps[0])
         self._open()
         self._may_skip = marks_references(self._stream.codec_context)
         rate, base = self._stream.average_rate, self._stream.time_base
@@ -109,7 +108,7 @@ class VideoReader:
         return self._spare, False
 
     def _open(self) -> None:
-        self._container = open_video(self._source.name)
+        self._container = open_video(self._source.name, self._source.stamps[0])
         self._stream = video_stream(self._container, self._source.name)
         self._stream.thread_type = "AUTO"
         self._stream.codec_context.thread_count = self._threads

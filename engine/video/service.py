@@ -17,6 +17,7 @@ from spava_app.engine.video.frame_source import FrameSource
 from spava_app.engine.video.look import look, picture_shapes
 from spava_app.engine.video.pulse import Pulse
 from spava_app.engine.video.ring import map_ring
+from spava_app.engine.video.source import check_still
 from spava_app.engine.video.wire import Message, Wire
 from spava_app.errors import InvalidInput, VideoError
 
@@ -73,6 +74,8 @@ def _read(request: dict[str, Any], wire: Wire, pulse: Pulse) -> None:
             wire.send({"slot": slot, "count": len(frames), "damaged": damaged})
     finally:
         reader.close()
+    for path, expected in zip(source.paths, source.stamps, strict=True):
+        check_still(path, expected)
     pulse.rest()  # who takes the last frames may be as slow as with any other
     for _ in range(slots - len(free)):
         wire.receive()

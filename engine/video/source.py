@@ -77,13 +77,22 @@ def check_file(path: str, expected: Stamp | None = None) -> None:
         fail(path, "the file may not be read; change its permissions")
 
 
-def open_video(path: str) -> InputContainer:
+def check_still(path: str, expected: Stamp) -> None:
+    """Raise `VideoError` if the file was written or replaced while it was read. One that was
+    removed was read as it was.
+    """
+    if os.path.lexists(path):
+        check_file(path, expected)
+
+
+def open_video(path: str, expected: Stamp | None = None) -> InputContainer:
     """Open a local video file for reading; the caller closes it (it is a context manager).
 
     Raises:
-        VideoError: nothing there, not a regular file, empty, not readable, or not a video.
+        VideoError: nothing there, not a regular file, empty, not readable, not a video, or changed
+            since it was stamped.
     """
-    check_file(path)
+    check_file(path, expected)
     try:
         # The prefix keeps a colon in a file name from being read as a protocol.
         return av.open(f"file:{path}", options=dict(_OPTIONS), metadata_errors="ignore")

@@ -84,6 +84,7 @@ def internvl(tmp_path_factory: pytest.TempPathFactory) -> Preparer:
 def ask(preparer: Preparer, video: Path | list[Path], **how: Any) -> tuple[Request, Plan]:
     given = {"num_frames": None, "fps": None, "history": (), "max_new_tokens": ANSWER, **how}
     asked = Asked(video, question="What is in it?", **given)
+    asked.check()
     return preparer(asked, look(asked))
 
 
@@ -225,10 +226,13 @@ def test_rules_of_benchmarks(qwen: Preparer, hour: Path, clip: Path) -> None:
         ask(qwen, clip, fps=1.0, frame_rule="vnbench")
 
 
-def test_frames_are_made_no_larger_than_asked(qwen: Preparer, clip: Path) -> None:
+def test_frames_are_made_no_larger_than_asked(qwen: Preparer, tmp_path: Path) -> None:
+    clip = write_grey(tmp_path / "large.mkv", list(range(6)), (1280, 720))
     own, wide = (ask(qwen, clip, **how)[1].media[0] for how in ({}, {"max_pixels": 10**7}))
-    small = ask(qwen, clip, max_pixels=280 * 280)[1].media[0]
+    small = ask(qwen, clip, max_pixels=400 * 400)[1].media[0]
     assert wide == own
-    assert own.size[0] * own.size[1] > 280 * 280 >= small.size[0] * small.size[1]
+    assert own.size[0] * own.size[1] > 400 * 400 >= small.size[0] * small.size[1]
     # As wished, so nothing was lowered to fit.
     assert (small.lowered, small.num_frames) == ((), own.num_frames)
+    with pytest.raises(InvalidInput, match="at least 100352"):
+        ask(qwen, clip, max_pixels=280 * 280)

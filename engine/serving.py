@@ -1,0 +1,98 @@
+"""What a worker does: load the model and join the group, then answer one request after another."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from spava_app.engine import channel
+from spava_app.engine.comm import Comm
+from spava_app.engine.embedding_cache import EmbeddingCache, Kind
+from spava_app.engine.exhaustion import told_when_exhausted
+from spava_app.engine.front_end import FrontEnd
+from spava_app.engine.generate import PeerError, Runner
+from spava_app.engine.processors import make_processor
+from spava_app.engine.request import Request
+from spava_app.engine.settings import DISK_BYTES, MEMORY_BYTES, WorkerSettings
+from spava_app.engine.timing import StageTimer
+from spava_app.engine.video.damage import warnings_noted
+from spava_app.engine.weights import load_model, read_config
+from spava_app.errors import SpavaError
+
+Send = Callable[[dict[str, Any]], None]
+
+
+def start(settings: WorkerSettings) -> Runner:
+    """Join the group and load the model.
+
+    Raises:
+        CheckpointError: the model cannot be loaded.
+        OutOfMemory: it does not fit.
+    """
+    torch.set_num_threads(settings.threads)
+    device = torch.device(settings.device)
+    if device.type == "cuda":
+        device = torch.device("cuda", settings.card)
+    with told_when_exhausted(settings.rank, device, lambda: "start"):
+        return _start(settings, device)
+
+
+def _start(settings: WorkerSettings, device: torch.device) -> Runner:
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    comm = Comm.connect(
+        settings.rank,
+        settings.world_size,
+        init_method=settings.rendezvous,
+        backend="nccl" if device.type == "cuda" else "gloo",
+        deadline=settings.deadline,
+    )
+    folder = Path(settings.model)
+    processor = make_processor(folder, read_config(folder))
+    model = load_model(
+        folder,
+        device=device,
+        dtype=getattr(torch, settings.dtype),
+        allow_pickle=settings.allow_pickle,
+    )
+    front_end = None
+    if model.vision is not None and processor is not None:
+        cache = EmbeddingCache()
+        if settings.cache:
+            weight = next(model.vision.parameters())
+            hidden = model.vision.config.out_hidden_size
+            cache = EmbeddingCache(
+                Kind.of(folder, processor, hidden, weight),
+                folder=Path(settings.cache) / "embeddings",
+                disk_bytes=DISK_BYTES,
+                memory_bytes=MEMORY_BYTES,
+            )
+        front_end = FrontEnd(model.vision, processor, comm, cache, max(2, settings.threads))
+    return Runner(model.decoder, front_end, comm)
+
+
+def serve(runner: Runner, request: str, cancelled: Callable[[], bool], send: Send) -> None:
+    """Answer one request, given as JSON. An input that cannot be served ends the request on every
+    rank and nothing else.
+    """
+
+    def tell(stage: str) -> None:
+        # The deadline of a stage is set before it begins; the driver waits as long, and no longer.
+        send({"stage": {"name": stage, "deadline": runner.comm.deadline}})
+
+    timer = StageTimer(runner.device, tell)
+    try:
+        tokens = []
+        exhausted = told_when_exhausted(runner.comm.rank, runner.device, lambda: timer.current)
+        with warnings_noted() as noted, exhausted:
+            for token in runner.run(Request.from_json(request), timer, cancelled):
+                send({"token": token})
+                tokens.append(token)
+        result = {"tokens": tokens, "seconds": timer.seconds, "counts": timer.counts}
+        send({"result": result | {"noted": asdict(noted)}})
+    except PeerError as error:
+        send({"peer_failed": str(error)})
+    except SpavaError as error:
+        send(channel.encode_error(error))

@@ -1,0 +1,120 @@
+"""The process that asks is killed or interrupted, in any stage: within seconds nothing of it is
+left, no process and no temporary file, and its workers say nothing.
+"""
+
+import os
+import pty
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from drivers import SCRIPT, read_until, started
+from faults import STAGES
+from processes import MARK, marked, wait_for
+
+SECONDS = 30
+
+
+def nothing_left(mark: str, folder: Path) -> bool:
+    """Whether all processes and temporary files are gone soon."""
+    return wait_for(lambda: not marked(mark) and not list(folder.glob("spava-*")), SECONDS)
+
+
+def cases(*quick: str) -> list[object]:
+    """Every stage; those that are not `quick` take long in all."""
+    marks = pytest.mark.slow
+    return [pytest.param(stage, marks=() if stage in quick else marks) for stage in STAGES]
+
+
+@pytest.mark.parametrize("stage", cases("start", "decode"))
+def test_killed(clip: Path, mark: str, tmp_path: Path, stage: str) -> None:
+    """With no chance to clean up."""
+    with started(["-c", SCRIPT, str(clip)], mark, tmp_path) as driver:
+        read_until(driver, stage)
+        if stage == "start":
+            assert wait_for(lambda: len(marked(mark)) > 2)
+        driver.kill()
+        assert nothing_left(mark, tmp_path), marked(mark)
+
+
+@pytest.mark.parametrize("stage", cases("generate"))
+def test_interrupted(clip: Path, mark: str, tmp_path: Path, stage: str) -> None:
+    """Ctrl-C in a script is a KeyboardInterrupt in `ask`, and nothing else is said."""
+    with started(["-c", SCRIPT, str(clip)], mark, tmp_path) as driver:
+        read_until(driver, stage)
+        driver.send_signal(signal.SIGINT)
+        _, said = driver.communicate(timeout=SECONDS)
+        assert driver.returncode == -signal.SIGINT
+        assert said.count("Traceback") == 1
+        assert said.rstrip().endswith("KeyboardInterrupt")
+        assert nothing_left(mark, tmp_path), marked(mark)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
+def test_terminated(clip: Path, mark: str, tmp_path: Path, stage: str) -> None:
+    """A script that does not handle it ends at once; its workers put away what it left."""
+    with started(["-c", SCRIPT, str(clip)], mark, tmp_path) as driver:
+        read_until(driver, stage)
+        driver.terminate()
+        _, said = driver.communicate(timeout=SECONDS)
+        assert (driver.returncode, said) == (-signal.SIGTERM, "")
+        assert nothing_left(mark, tmp_path), marked(mark)
+
+
+COMMAND = ["-m", "spava_app", "ask"]
+QUESTION = ["What digit is on the red card?", "--no-cache"]
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)],
+)
+def test_a_command_is_ended(
+    clip: Path, mark: str, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    """One line, an exit code that a shell knows, no traceback."""
+    with started([*COMMAND, str(clip), *QUESTION], mark, tmp_path) as driver:
+        assert wait_for(lambda: any(process.rank == 0 for process in marked(mark)), SECONDS)
+        driver.send_signal(number)
+        answer, said = driver.communicate(timeout=SECONDS)
+        assert (driver.returncode, answer) == (code, "")
+        assert said == {130: "interrupted\n", 143: "terminated\n"}[code]
+        assert nothing_left(mark, tmp_path), marked(mark)
+
+
+@pytest.mark.slow
+def test_ctrl_c_on_a_terminal(clip: Path, mark: str, tmp_path: Path) -> None:
+    """The terminal sends it to every process of the foreground."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        words = [sys.executable, *COMMAND, str(clip), *QUESTION]
+        os.execve(sys.executable, words, os.environ | {MARK: mark, "TMPDIR": str(tmp_path)})
+    assert wait_for(lambda: any(process.rank == 0 for process in marked(mark)), SECONDS)
+    time.sleep(1.0)
+    os.write(terminal, b"\x03")
+    said = b""
+    try:
+        while piece := os.read(terminal, 1024):
+            said += piece
+    except OSError:
+        pass  # the other side is closed
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 130
+    assert b"interrupted" in said
+    assert b"Traceback" not in said
+    assert nothing_left(mark, tmp_path), marked(mark)
+
+
+def test_a_script_that_raises_in_a_callback(clip: Path, mark: str, tmp_path: Path) -> None:
+    """Without a `with` block, so that nobody closes it."""
+    code = SCRIPT.replace("with VideoQA(cache=False) as qa:", "qa = VideoQA(cache=False)\nif 1:")
+    code = code.replace("print(stage, flush=True)", "stage == 'prefill' and 1 / 0")
+    with started(["-c", code, str(clip)], mark, tmp_path) as driver:
+        _, said = driver.communicate(timeout=60)
+        assert driver.returncode == 1
+        assert said.rstrip().endswith("ZeroDivisionError: division by zero")
+        assert said.count("Traceback") == 1
+        assert nothing_left(mark, tmp_path), marked(mark)
