@@ -54,7 +54,7 @@ def memory_group(limit: int) -> Iterator[Path]:
 def test_the_host_refuses_memory_for_the_model(
     qa: VideoQA, clip: Path, mark: str, answers: Callable[[], None]
 ) -> None:
-    with pytest.raises(OutOfMemory, match="rank 1 ran out of .*memory .*in start"):
+    with pytest.raises(OutOfMemory, match=r"rank 1 ran out of .*memory .*in start"):
         strike(qa, clip, mark, "start", 1, no_more_address_space)
     check_no_orphans(mark)
     answers()
