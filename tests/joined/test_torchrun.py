@@ -49,7 +49,8 @@ with VideoQA() as qa:
     heard = {"on_event": lambda stage, _: stages.append(stage), "on_text": pieces.append}
     told("first", lambda: qa.ask(video if rank == 0 else "other.mp4", first, **heard).to_dict())
     seen["stages"], seen["pieces"] = stages, pieces
-    told("killed", lambda: qa.ask(video, first, on_event=kill))
+    # Frames of which none are kept.
+    told("killed", lambda: qa.ask(video, first, fps=10, on_event=kill))
     told("order", lambda: qa.start() if rank else qa.ask(video, second).text)
     told("second", lambda: qa.ask(video, second).text)
     if rank == 0:

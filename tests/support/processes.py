@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-MARK = "SPAVA_TEST_MARK"
+MARK = "MARK_OF_THE_TEST"
 
 
 @dataclass(frozen=True)

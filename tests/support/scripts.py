@@ -23,7 +23,7 @@ class Started:
     def __init__(self, words: Sequence[str], folder: Path, **settings: str) -> None:
         self.mark = f"{folder.name}-{time.monotonic_ns()}"
         environment = os.environ | {
-            "SPAVA_TEST_MARK": self.mark,
+            "MARK_OF_THE_TEST": self.mark,
             "PYTHONPATH": str(ROOT),
             "PYTHONSAFEPATH": "1",
             "OMP_NUM_THREADS": "1",
@@ -57,7 +57,7 @@ class Started:
         found = []
         for process in psutil.process_iter():
             try:
-                ours = process.environ().get("SPAVA_TEST_MARK") == self.mark
+                ours = process.environ().get("MARK_OF_THE_TEST") == self.mark
                 if ours and process.status() != psutil.STATUS_ZOMBIE:
                     found += [process] if part in " ".join(process.cmdline()) else []
             except psutil.Error:
