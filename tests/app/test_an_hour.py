@@ -45,7 +45,6 @@ def test_3600_frames_on_two_processes_take_less_than_3_gib(tmp_path: Path) -> No
     out, _ = command.communicate()
     assert command.returncode == 0
     answer = json.loads(out)
-    print(f"peak {most / GIB:.2f} GiB;", answer["timings"])
     assert answer["plan"]["media"][0]["num_frames"] == 3600
     assert answer["plan"]["world_size"] == 2
     assert answer["usage"]["frames_encoded"] == 3600
