@@ -183,10 +183,10 @@ def test_planning_is_fast_where_memory_is_short(video: Path) -> None:
 def test_an_answer_tells_its_peak(video: Path) -> None:
     """Real workers: what they took lies between what their tensors and what a process takes."""
     large = bytearray(b"x") * GIB  # of the driver alone: no matter of the workers
-    with VideoQA(method="auto", cache=False) as qa:
+    with VideoQA(cache=False) as qa:
         answer = qa.ask(video, "Which card is red?", num_frames=16, max_new_tokens=2)
     plan = answer.plan
-    assert "exact" in plan.why or "virtual hosts" in plan.why
+    assert "exact" in plan.why or "virtual hosts" in plan.why  # by default it is chosen
     assert set(plan.seconds) <= set(answer.timings)
     assert len(answer.memory) == len(plan.memory) == 2
     for predicted, measured in zip(plan.memory, answer.memory, strict=True):
