@@ -35,6 +35,7 @@ def main() -> None:
         torch.cuda.set_device(device)
     found: dict[str, object] = {}
     if world_size > 1:
+        _step("link")
         comm = Comm.connect(
             rank,
             world_size,
@@ -47,14 +48,31 @@ def main() -> None:
     if rank:
         return
     torch.set_num_threads(num_cores())
+    _step("memory")
     found["memory"] = memory_rate(device, dtype)
     torch.set_num_threads(1)  # on a CPU FLOP/s are those of one core
+    _step("products")
     found["matmul"] = asdict(matmul_curve(device, dtype))
+    _step("attention")
     found["attention"] = asdict(attention_curve(device, dtype))
+    _step("launches")
     found["launch_seconds"] = launch_seconds(device, dtype)
+    _step("resizing")
     found["prepare"], found["unit_seconds"] = prepare_rates(device)
+    _step("decoding")
     found["decode"], found["decode_start"] = decode_rates()
-    sys.stdout.write(json.dumps(found) + "\n")
+    _print(found)
+
+
+def _step(name: str) -> None:
+    """Tell what comes next."""
+    _print({"step": name})
+
+
+def _print(value: dict[str, object]) -> None:
+    """One line, whole and at once: it is read while this runs."""
+    sys.stdout.write(json.dumps(value) + "\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -5,21 +5,19 @@ import platform
 import tempfile
 import warnings
 from collections import Counter
-from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
 
 import torch
 
+from spava_app.diagnosis import Check, Diagnosis
 from spava_app.engine.devices import cards, device_name, host_memory, num_cores, smi
 from spava_app.engine.machine_file import this_machine
 from spava_app.engine.settings import cache_folder
 from spava_app.errors import SpavaError
 from spava_app.kernels.attention import choose_backend
 
-Status = Literal["ok", "warning", "problem"]
 GIB = 2**30
 
 _NEEDED = ("torch", "transformers", "av")
@@ -37,55 +35,12 @@ _LEAST_MEMORY = 4 * GIB
 _CALL = (16384, 28, 128)
 
 
-@dataclass(frozen=True)
-class Check:
-    """One thing that was looked at.
-
-    Attributes:
-        name, found: what, and how it is.
-        status: "warning" where something works less well, "problem" where it does not.
-        fix: what to do, in a line; empty where all is well.
-    """
-
-    name: str
-    found: str
-    status: Status = "ok"
-    fix: str = ""
-
-
-@dataclass(frozen=True)
-class Diagnosis:
-    """All that was looked at."""
-
-    checks: tuple[Check, ...]
-
-    @property
-    def status(self) -> Status:
-        """The worst of all."""
-        found = {check.status for check in self.checks}
-        return "problem" if "problem" in found else "warning" if "warning" in found else "ok"
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return {"status": self.status, "checks": [asdict(check) for check in self.checks]}
-
-    def __str__(self) -> str:
-        width = max(len(check.name) for check in self.checks)
-        lines = []
-        for check in self.checks:
-            lines.append(f"{check.status:8} {check.name:{width}}  {check.found}")
-            if check.fix:
-                lines.append(f"{'':8} {'':{width}}  -> {check.fix}")
-        return "\n".join(lines)
-
-
 def diagnose() -> Diagnosis:
     """Look at versions, devices, memory, the cache, and what predictions come from. Writes nothing
     that stays.
     """
-    gpus = cards()
+    gpus, device = cards(), usual_device()
     usable = torch.cuda.device_count() if gpus else 0
-    device = "cuda" if usable else "cpu"
     return Diagnosis(
         (
             *_versions(),
@@ -100,6 +55,11 @@ def diagnose() -> Diagnosis:
             _rates(device),
         )
     )
+
+
+def usual_device() -> str:
+    """Where work is done unless told otherwise: "cuda" where torch can use a GPU, else "cpu"."""
+    return "cuda" if cards() and torch.cuda.device_count() else "cpu"
 
 
 def _versions() -> list[Check]:
