@@ -18,14 +18,7 @@ def deal(media: Sequence[Media], layout: Layout) -> list[list[int]]:
     """The units of each rank, ascending. Of each medium no rank has two more than another, and of
     all media no rank's tokens exceed another's by more than the largest unit.
     """
-    world_size = layout.world_size
-    unit_of = torch.full((layout.num_tokens,), -1)
-    num_units = 0
-    for medium in media:
-        units = torch.arange(num_units, num_units + medium.num_units)
-        unit_of[medium.tokens()] = units.repeat_interleave(medium.unit_tokens)
-        num_units += medium.num_units
-    needs = torch.stack([_needs(unit_of, layout, rank, num_units) for rank in range(world_size)])
+    world_size, needed = layout.world_size, needs(media, layout)
     dealt: list[list[int]] = [[] for _ in range(world_size)]
     load = [0] * world_size
     first = 0
@@ -35,11 +28,23 @@ def deal(media: Sequence[Media], layout: Layout) -> list[list[int]]:
         for rank in sorted(range(world_size), key=load.__getitem__)[:rest]:
             room[rank] += 1
         stop = first + medium.num_units
-        for unit, rank in enumerate(_assign(needs[:, first:stop], room), start=first):
+        for unit, rank in enumerate(_assign(needed[:, first:stop], room), start=first):
             dealt[rank].append(unit)
             load[rank] += medium.unit_tokens
         first = stop
     return dealt
+
+
+def needs(media: Sequence[Media], layout: Layout) -> Tensor:
+    """How many tokens of each unit each rank computes, int64 `[W, U]`."""
+    unit_of = torch.full((layout.num_tokens,), -1)
+    num_units = 0
+    for medium in media:
+        units = torch.arange(num_units, num_units + medium.num_units)
+        unit_of[medium.tokens()] = units.repeat_interleave(medium.unit_tokens)
+        num_units += medium.num_units
+    ranks = range(layout.world_size)
+    return torch.stack([_needs(unit_of, layout, rank, num_units) for rank in ranks])
 
 
 def _needs(unit_of: Tensor, layout: Layout, rank: int, num_units: int) -> Tensor:

@@ -52,12 +52,16 @@ class Result:
         tokens: ids of the answer.
         seconds: per stage, of the slowest rank.
         warnings: what was wrong with the videos and did not keep them from being looked at.
+        counts: frames that were encoded and reused, of all ranks.
+        memory: bytes at the peak of each rank: of its tensors on a GPU; on a CPU of its process
+            since it started.
     """
 
     tokens: tuple[int, ...]
     seconds: dict[str, float]
     warnings: tuple[str, ...] = ()
     counts: Mapping[str, int] = field(default_factory=dict)
+    memory: tuple[int, ...] = ()
 
 
 class Engine:
@@ -218,7 +222,8 @@ class Engine:
                 seconds[stage] = max(spent, seconds.get(stage, 0.0))
         counts = sum((Counter(answer["counts"]) for answer in answers), Counter[str]())
         warnings = described(request.media, [Noted(**answer["noted"]) for answer in answers])
-        return Result(tuple(answers[0]["tokens"]), seconds, warnings, counts)
+        memory = tuple(answer["peak"] for answer in answers)
+        return Result(tuple(answers[0]["tokens"]), seconds, warnings, counts, memory)
 
     def close(self) -> None:
         """Stop the workers and end what runs and waits; safe to call twice, from any thread."""

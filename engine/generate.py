@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from spava_app.engine.comm import Comm
-from spava_app.engine.deadline import deadline_for, prefill_flops, token_flops
+from spava_app.engine.costs import prefill_flops, token_flops
+from spava_app.engine.deadline import deadline_for
 from spava_app.engine.dealing import deal
 from spava_app.engine.exchange import indices
 from spava_app.engine.front_end import FrontEnd

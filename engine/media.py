@@ -5,13 +5,22 @@ frame. The tokens of a unit follow each other in the prompt; units may have text
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from spava_app.engine.models.positions import VideoSpan
 from spava_app.engine.video.frame_source import FrameSource
+
+
+class Units(Protocol):
+    """What is known of a medium before its frames are chosen; attributes as in `Media`."""
+
+    @property
+    def grid(self) -> tuple[int, int, int]: ...
+    @property
+    def unit_tokens(self) -> int: ...
 
 
 @dataclass(frozen=True)

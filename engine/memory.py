@@ -1,8 +1,9 @@
 """How much memory a request takes on each rank, before anything runs.
 
-T = rows of a rank. Counted is what the engine's own tensors hold at the peak of a prefill; the CUDA
-context, NCCL's buffers and an allocator's gaps come on top (docs/performance.md). A method counts
-the buffers of its attention itself, next to the code that makes them.
+T = rows of a rank. Counted is what the engine's own tensors hold at the peak of a prefill. A method
+counts the buffers of its attention itself, next to the code that makes them. The `margin` comes on
+top: the CUDA context, NCCL's buffers and an allocator's gaps (docs/performance.md), or on a CPU the
+process itself and its decoders.
 """
 
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 
 from spava_app.engine.layout import Layout
-from spava_app.engine.media import Media
+from spava_app.engine.media import Units
 from spava_app.engine.models.decoder import DecoderConfig
 from spava_app.engine.models.internvl3 import InternVisionTower
 from spava_app.engine.models.qwen2_5_vl import VisionTower
@@ -20,6 +21,12 @@ from spava_app.engine.models.registry import Model
 from spava_app.engine.models.vision_batch import PATCHES_PER_TOKEN, units_per_call
 from spava_app.engine.parallel.base import Method
 from spava_app.engine.parallel.buffers import Buffers, HeadShape
+
+# A CUDA context with the kernels of one rank alone, and with NCCL; the allocator's gaps are a part
+# of the total: it gives the largest back when memory is short.
+_CONTEXT, _CONTEXT_NCCL, _GAPS = 7 * 2**30 // 10, 2 * 2**30, 20
+# A process with torch and no model, and the processes that decode for it.
+_PROCESS = 6 * 2**30 // 10
 
 
 @dataclass(frozen=True)
@@ -68,8 +75,9 @@ def predict(
     *,
     dtype: torch.dtype,
     max_new_tokens: int,
-    media: Sequence[Media] = (),
+    media: Sequence[Units] = (),
     device: str = "cuda",
+    num_parameters: int | None = None,
 ) -> list[Memory]:
     """The peak of each rank.
 
@@ -78,10 +86,13 @@ def predict(
         dtype: of weights and activations.
         media: what the front end encodes.
         device: "cpu" or "cuda".
+        num_parameters: of the model, where they have been counted.
     """
     config, size = model.decoder.config, dtype.itemsize
     heads = HeadShape(config.num_heads, config.num_kv_heads, config.head_dim, size)
-    parameters = sum(weight.numel() for weight in model.parameters())
+    parameters = num_parameters
+    if parameters is None:
+        parameters = sum(weight.numel() for weight in model.parameters())
     vision = 0
     if model.vision is not None and media:
         vision = _vision(model.vision, media, layout.world_size, size, device)
@@ -109,6 +120,13 @@ def predict(
     return memories
 
 
+def margin(total: int, device: str, world_size: int) -> int:
+    """Bytes that a rank takes beside the `total` of its tensors, as measured at most."""
+    if device == "cpu":
+        return _PROCESS
+    return (_CONTEXT if world_size == 1 else _CONTEXT_NCCL) + total // _GAPS
+
+
 def _layer(config: DecoderConfig, heads: HeadShape, rows: int, chunk: int) -> tuple[int, int]:
     """Bytes of a layer before and after its attention, where `chunk` rows are worked on at a time
     and the result of all `rows` is kept.
@@ -126,7 +144,7 @@ def _layer(config: DecoderConfig, heads: HeadShape, rows: int, chunk: int) -> tu
 
 def _vision(
     tower: VisionTower | InternVisionTower,
-    media: Sequence[Media],
+    media: Sequence[Units],
     world_size: int,
     size: int,
     device: str,
@@ -138,12 +156,12 @@ def _vision(
     """
     config = tower.config
     # Units are dealt evenly, up to one.
-    tokens = sum(medium.num_tokens for medium in media) // world_size
+    tokens = sum(medium.grid[0] * medium.unit_tokens for medium in media) // world_size
     own = tokens + max(medium.unit_tokens for medium in media)
     embeddings = own * config.out_hidden_size * size
     batch = max(
         min(
-            medium.num_units,
+            medium.grid[0],
             units_per_call(medium.unit_tokens * PATCHES_PER_TOKEN, device),
         )
         * medium.unit_tokens

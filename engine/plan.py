@@ -49,6 +49,14 @@ class Plan:
         method, options: the prefill method and the options that were given.
         world_size, device: ranks and what they run on.
         anchor_len, num_blocks, block_len, passing_len: lengths of the layout; passing is per block.
+        why: the method was chosen.
+        seconds: predicted per stage, named as in an answer's timings: with nothing kept of the
+            media from earlier questions, and for the longest answer.
+        rates: where the rates come from that seconds are predicted with.
+        memory: bytes of tensors that each rank is predicted to hold at its peak.
+        margin: bytes that come on top on the fullest rank: what a process, its CUDA context, NCCL
+            and the allocator take.
+        available: bytes that each rank may take.
     """
 
     media: tuple[PlannedMedia, ...]
@@ -63,6 +71,12 @@ class Plan:
     block_len: int
     passing_len: int
     options: dict[str, Any] = field(default_factory=dict)
+    why: str = ""
+    seconds: dict[str, float] = field(default_factory=dict)
+    rates: str = ""
+    memory: tuple[int, ...] = ()
+    margin: int = 0
+    available: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -78,11 +92,30 @@ class Plan:
             *map(str, self.media),
             f"prompt  {self.num_tokens} tokens: {self.num_visual} visual, "
             f"{self.query_len} question",
-            f"method  {self.method} on {self.world_size} x {self.device}",
+            f"method  {self.method} on {self.world_size} x {self.device}"
+            + (f" ({self.why})" if self.why else ""),
         ]
         if self.num_blocks > 1:
             lines.append(
                 f"        {self.num_blocks} blocks of {self.block_len}, anchor {self.anchor_len}, "
                 f"each passes {self.passing_len}"
             )
+        if self.seconds:
+            stages = ", ".join(f"{name} {_told(took)}" for name, took in self.seconds.items())
+            total = _told(sum(self.seconds.values()))
+            lines += [f"time    {total} predicted with {self.rates}:", f"        {stages}"]
+        if self.memory:
+            most = max(self.memory)
+            lines.append(
+                f"memory  {_gib(most)} predicted on the fullest rank, up to {_gib(self.margin)} "
+                f"on top; {_gib(self.available)} available"
+            )
         return "\n".join(lines)
+
+
+def _told(seconds: float) -> str:
+    return f"{seconds:.3f} s" if seconds < 1 else f"{seconds:.1f} s"
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.2f} GiB"

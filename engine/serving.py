@@ -1,5 +1,6 @@
 """What a worker does: load the model and join the group, then answer one request after another."""
 
+import resource
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -85,14 +86,33 @@ def serve(runner: Runner, request: str, cancelled: Callable[[], bool], send: Sen
     timer = StageTimer(runner.device, tell)
     try:
         tokens = []
+        if runner.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(runner.device)
         exhausted = told_when_exhausted(runner.comm.rank, runner.device, lambda: timer.current)
         with warnings_noted() as noted, exhausted:
             for token in runner.run(Request.from_json(request), timer, cancelled):
                 send({"token": token})
                 tokens.append(token)
-        result = {"tokens": tokens, "seconds": timer.seconds, "counts": timer.counts}
-        send({"result": result | {"noted": asdict(noted)}})
+        result = {
+            "tokens": tokens,
+            "seconds": timer.seconds,
+            "counts": timer.counts,
+            "noted": asdict(noted),
+            "peak": _peak_memory(runner.device),
+        }
+        send({"result": result})
     except PeerError as error:
         send({"peer_failed": str(error)})
     except SpavaError as error:
         send(channel.encode_error(error))
+
+
+def _peak_memory(device: torch.device) -> int:
+    """Bytes: of the tensors of this request on a GPU; on a CPU of this process since it started."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:  # getrusage would tell the driver's peak where that is larger: it survives exec
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) * 1024
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

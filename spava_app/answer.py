@@ -38,6 +38,8 @@ class Answer:
         plan: what was done.
         usage: tokens in and out, frames seen and reused.
         warnings: what was wrong with the videos and did not keep them from being looked at.
+        memory: bytes at the peak of each rank, beside the plan's prediction: of its tensors on a
+            GPU; on a CPU of its process since it started.
     """
 
     text: str
@@ -45,6 +47,7 @@ class Answer:
     plan: Plan
     usage: Usage
     warnings: tuple[str, ...] = ()
+    memory: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         return self.text
@@ -62,4 +65,5 @@ class Answer:
             "plan": self.plan.to_dict(),
             "usage": asdict(self.usage),
             "warnings": list(self.warnings),
+            "memory": list(self.memory),
         }

@@ -32,7 +32,8 @@ class VideoQA(Session):
         gpus: how many, one rank each; "auto" takes all there are; 0 none.
         cpu_ranks: processes that share the work where no GPU does, by default 2. Under torchrun
             there are as many ranks as it has started processes.
-        method: prefill method: "spava" (approximate, fast), "full" (exact, on one rank) or another.
+        method: prefill method: "auto" takes for each question an exact one where that is as fast,
+            else "spava" (approximate, fast); or "full" (exact, on one rank) or another.
         method_options: options of the method, e.g. {"passing_fraction": 0.5}.
         allow_pickle: load *.bin and *.pt weights where a checkpoint has no safetensors; only
             tensors are read from them.
@@ -50,7 +51,7 @@ class VideoQA(Session):
         *,
         gpus: int | str = "auto",
         cpu_ranks: int | None = None,
-        method: str = "spava",
+        method: str = "auto",
         method_options: Mapping[str, object] | None = None,
         allow_pickle: bool = False,
         cache: bool = True,

@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from spava_app import __version__
-from spava_app.commands import ask, demo, plan, synth, text
+from spava_app.commands import ask, demo, doctor, plan, synth, text
 from spava_app.commands.groups import spread
 from spava_app.configuration import check_environment, read_defaults
 from spava_app.terminal import hush, reported_errors, tell_error
@@ -86,7 +86,7 @@ def _root(
         context.default_map = read_defaults(config, context.command)
 
 
-for _command in (ask, plan, text, demo, synth):
+for _command in (ask, plan, text, doctor, demo, synth):
     _name = _command.__name__.rpartition(".")[2]
     app.command(name=_name, epilog=_command.EPILOG)(spread(getattr(_command, _name)))
 

@@ -2,12 +2,13 @@
 
 import math
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
+from spava_app.engine.auto import Choice, Variant
 from spava_app.engine.budget import least_tokens
-from spava_app.engine.parallel.base import Method
+from spava_app.engine.forecast import Forecaster
+from spava_app.engine.layout import PromptShape
 from spava_app.engine.plan import Plan, PlannedMedia
 from spava_app.engine.processors import Fit, Processor
 from spava_app.engine.request import Request
@@ -21,22 +22,29 @@ _RATE_STEPS = 1000  # per frame per second, when the largest rate that fits is n
 
 
 @dataclass(frozen=True)
+class Limit:
+    """How long a prompt may be, in tokens, and whether that is for want of memory."""
+
+    tokens: int
+    memory: bool
+
+
+@dataclass(frozen=True)
 class Preparer:
-    """Turns questions into requests for one model and one way to run it.
+    """Turns questions into requests for one model and one group of ranks.
 
     Attributes:
         max_tokens: that the model takes, the answer included.
-        options: of the method, as given.
+        variants: prefill methods to choose from.
+        forecaster: what a request will take of time and memory.
         cached: whether visual embeddings are kept, so that files are hashed.
     """
 
     prompts: PromptBuilder
     processor: Processor | None
     max_tokens: int
-    method: Method
-    options: Mapping[str, Any]
-    ranks: int
-    device: str
+    variants: Sequence[Variant]
+    forecaster: Forecaster
     cached: bool
 
     def __call__(self, asked: Asked, seen: Sequence[Seen]) -> tuple[Request, Plan]:
@@ -46,11 +54,13 @@ class Preparer:
             seen: what the question is about, as it was looked at.
 
         Raises:
-            InvalidInput: a text or a number that cannot be served.
+            InvalidInput: a text or a number that cannot be served, or for which memory lacks.
         """
-        fitted = self._fit(asked, seen)
-        if fitted is None:
-            raise self._too_much(asked, seen)
+        limit = self._limit(asked, seen)
+        found = self._fit(asked, seen, limit)
+        if found is None:
+            raise self._too_much(asked, seen, limit)
+        fitted, choice = found
         prompt = fitted.prompt
         media = tuple(map(as_media, fitted.files, fitted.fits, prompt.starts))
         if self.cached:
@@ -60,43 +70,80 @@ class Preparer:
             query_len=prompt.query_len,
             system_len=prompt.system_len,
             question_len=prompt.question_len,
-            method=self.method.name,
-            options=dict(self.options),
+            method=choice.variant.method.name,
+            options=dict(choice.variant.options),
             max_new_tokens=asked.max_new_tokens,
             stop_ids=self.prompts.stop_ids,
             media=media,
             sampling=asked.sampling or Sampling(),
         )
-        return request, self._plan(request, fitted)
+        return request, self._plan(request, fitted, choice)
 
     def _build(self, asked: Asked, fits: Sequence[Fit]) -> Prompt:
         return self.prompts.build(asked.question, fits, asked.history, asked.text)
 
-    def _fit(self, asked: Asked, seen: Sequence[Seen]) -> Fitted[Seen] | None:
-        return fit_prompt(
+    def _limit(self, asked: Asked, seen: Sequence[Seen]) -> Limit:
+        """What the model takes, or what the ranks have memory for where that is less."""
+        most = self.max_tokens - asked.max_new_tokens
+        text = self._build(asked, ())
+        if len(text.token_ids) >= most:
+            return Limit(most, memory=False)
+
+        def shape_of(length: int) -> PromptShape:
+            return _shape(text, seen, max(length, len(text.token_ids)))
+
+        fits = [wish_of(file).fit(self.processor, None) for file in seen] if self.processor else []
+        tokens = self.forecaster.most_tokens(
+            self.variants, shape_of, fits, asked.max_new_tokens, most
+        )
+        return Limit(tokens, memory=tokens < most)
+
+    def _fit(
+        self, asked: Asked, seen: Sequence[Seen], limit: Limit
+    ) -> tuple[Fitted[Seen], Choice] | None:
+        room = limit.tokens
+        while fitted := fit_prompt(
             self.processor,
             lambda fits: self._build(asked, fits),
             seen,
-            room=self.max_tokens - asked.max_new_tokens,
+            room=room,
             max_visual_tokens=asked.max_visual_tokens,
             all_frames=asked.all_frames,
-        )
+        ):
+            length = len(fitted.prompt.token_ids)
+            shape = _shape(fitted.prompt, seen, length)
+            choice = self.forecaster.choose(self.variants, shape, fitted.fits, asked.max_new_tokens)
+            if choice is not None:
+                return fitted, choice
+            # Frames that were shrunk are encoded in other steps than those the limit was found for.
+            room = length * 99 // 100
+        return None
 
-    def _too_much(self, asked: Asked, seen: Sequence[Seen]) -> InvalidInput:
-        """Why it does not fit: the frames that were asked for, else the question."""
-        if asked.all_frames and (most := self._largest(asked, seen)):
+    def _too_much(self, asked: Asked, seen: Sequence[Seen], limit: Limit) -> InvalidInput:
+        """Why it does not fit: the frames that were asked for, memory, else the question."""
+        if asked.all_frames and (most := self._largest(asked, seen, limit)):
             name, value = ("num_frames", asked.num_frames)
             if asked.fps is not None:
                 name, value, most = "fps", asked.fps, most / _RATE_STEPS
             elif asked.num_frames is None:
                 name, value = "frame_rule", asked.frame_rule
-            return InvalidInput(name, value, f"the most that fits is {most}: look at fewer frames")
+            place = f" into {self._memory()}" if limit.memory else ""
+            fix = f"the most that fits{place} is {most}: look at fewer frames"
+            return InvalidInput(name, value, fix)
         wishes = [wish_of(file, all_frames=asked.all_frames) for file in seen]
         least = least_tokens(self.processor, wishes) if self.processor else 0
         given = asked.max_visual_tokens
         if given is not None and given < least:
             return InvalidInput("max_visual_tokens", given, f"give at least {least} for these")
         text = len(self._build(asked, ()).token_ids)
+        if limit.memory:
+            forecaster = self.forecaster
+            fix = (
+                f"its weights take {_gib(forecaster.weights)} on each rank, and with a prompt of "
+                f"{text + least} tokens it does not fit into {self._memory()}: use a smaller model "
+                "or free some memory"
+            )
+            return InvalidInput("model", forecaster.name, fix)
         if (most := self.max_tokens - text - least) > 0:
             fix = f"the most that fits is {most}"
             return InvalidInput("max_new_tokens", asked.max_new_tokens, fix)
@@ -113,21 +160,25 @@ class Preparer:
             return InvalidInput("text", asked.text, fix)
         return InvalidInput("question", asked.question, fix)
 
-    def _largest(self, asked: Asked, seen: Sequence[Seen]) -> int:
+    def _memory(self) -> str:
+        device = "GPU memory" if self.forecaster.machine.device == "cuda" else "memory"
+        return f"the {_gib(self.forecaster.available)} of {device} that each rank may take"
+
+    def _largest(self, asked: Asked, seen: Sequence[Seen], limit: Limit) -> int:
         """The largest `num_frames`, or `fps` in steps, that fits; 0 if none."""
 
         def too_many(count: int) -> bool:
             how = {"num_frames": count} if asked.fps is None else {"fps": count / _RATE_STEPS}
             fewer = replace(asked, **how)
-            return self._fit(fewer, [file.as_asked(fewer) for file in seen]) is None
+            return self._fit(fewer, [file.as_asked(fewer) for file in seen], limit) is None
 
         most = max(len(file.sample) for file in seen)
         if asked.fps is not None:
             most = math.ceil(min(asked.fps, 1e6) * _RATE_STEPS)
         return bisect_right(range(1, most), False, key=too_many)
 
-    def _plan(self, request: Request, fitted: Fitted[Seen]) -> Plan:
-        layout = self.method.layout(request.shape, self.ranks)
+    def _plan(self, request: Request, fitted: Fitted[Seen], choice: Choice) -> Plan:
+        layout, method, forecaster = choice.layout, choice.variant.method, self.forecaster
         media = [
             PlannedMedia(
                 path=file.path,
@@ -142,17 +193,41 @@ class Preparer:
                 fitted.files, request.media, fitted.lowered, strict=True
             )
         ]
+        new = request.max_new_tokens
+        memories = forecaster.memory(method, layout, request.media, new)
+        memory = tuple(one.total for one in memories)
         return Plan(
             media=tuple(media),
             num_tokens=layout.num_tokens,
             num_visual=sum(medium.num_tokens for medium in media),
             query_len=request.query_len,
-            method=self.method.name,
-            world_size=self.ranks,
-            device=self.device,
+            method=method.name,
+            world_size=layout.world_size,
+            device=forecaster.machine.device,
             anchor_len=layout.anchor_len,
             num_blocks=len(layout.blocks),
             block_len=len(layout.blocks[0]),
             passing_len=max(layout.passing, default=0),
-            options=dict(self.options),
+            options=dict(choice.variant.options),
+            why=choice.why,
+            seconds=forecaster.seconds(method, layout, request.media, new),
+            rates=forecaster.machine.origin,
+            memory=memory,
+            margin=forecaster.margin(max(memory)),
+            available=forecaster.available,
         )
+
+
+def _shape(prompt: Prompt, seen: Sequence[Seen], length: int) -> PromptShape:
+    """Of a prompt around media, or of a longer one."""
+    return PromptShape(
+        num_tokens=length,
+        query_len=prompt.query_len,
+        system_len=prompt.system_len,
+        question_len=prompt.question_len,
+        has_video=any(not file.picture for file in seen),
+    )
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.2f} GiB"

@@ -11,12 +11,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
+import torch
+
 from spava_app.answer import Answer, Usage
 from spava_app.devices import choose_ranks
+from spava_app.engine.auto import variants
 from spava_app.engine.engine import Engine
+from spava_app.engine.forecast import Forecaster
 from spava_app.engine.hub import resolve_model
 from spava_app.engine.joined.calls import calls_here
-from spava_app.engine.parallel.base import make_method
 from spava_app.engine.plan import Plan
 from spava_app.engine.processors import make_processor
 from spava_app.engine.scratch import scratch_path
@@ -46,7 +49,8 @@ class Session:
         gpus: how many, one rank each; "auto" takes all there are; 0 none.
         cpu_ranks: processes that share the work where no GPU does, by default 2. Under torchrun
             there are as many ranks as it has started processes.
-        method: prefill method of questions that name none.
+        method: prefill method of questions that name none; "auto" takes for each an exact one
+            where that is as fast, else spava.
         method_options: options of the method.
         allow_pickle: load *.bin and *.pt weights where a checkpoint has no safetensors.
         cache: whether visual embeddings are kept.
@@ -72,9 +76,10 @@ class Session:
             fix = "give embedded, the path of a model folder, or a name on the hub"
             raise InvalidInput("model", model, fix)
         options = dict(method_options or {})
-        made = make_method(method, options)
+        self._method = method
         self._calls = calls_here()
         device, ranks = choose_ranks(gpus, cpu_ranks, self._calls.place)
+        methods = variants(method, options, ranks)
         folder = EMBEDDED if model == "embedded" else resolve_model(model)
         config = read_config(folder)
         processor = make_processor(folder, config)
@@ -83,13 +88,18 @@ class Session:
         self._prompts = PromptBuilder(folder, processor)
         text = config.get("text_config") or config.get("llm_config") or config
         longest = text.get("max_position_embeddings") or sys.maxsize
-        run = (made, options, ranks, device)
-        self._prepare = Preparer(self._prompts, processor, longest, *run, cached=cache)
+        dtype = "bfloat16" if device == "cuda" else "float32"
+        forecaster = Forecaster.of(
+            config, str(model), device=device, world_size=ranks, dtype=getattr(torch, dtype)
+        )
+        self._prepare = Preparer(
+            self._prompts, processor, longest, methods, forecaster, cached=cache
+        )
         self._engine = Engine(
             folder,
             world_size=ranks,
             device=device,
-            dtype="bfloat16" if device == "cuda" else "float32",
+            dtype=dtype,
             allow_pickle=allow_pickle,
             cache=cache_folder() if cache else None,
             launcher=self._calls.launcher(ranks),
@@ -121,9 +131,10 @@ class Session:
     def _decide(self, asked: Asked, seen: Sequence[Seen]) -> tuple[Any, Plan]:
         prepare = self._prepare
         if asked.method is not None or asked.method_options is not None:
-            method = asked.method or prepare.method.name
             options = dict(asked.method_options or {})
-            prepare = replace(prepare, method=make_method(method, options), options=options)
+            ranks = prepare.forecaster.world_size
+            chosen = variants(asked.method or self._method, options, ranks)
+            prepare = replace(prepare, variants=chosen)
         return prepare(asked, seen)
 
     def _ask(
@@ -200,4 +211,5 @@ class Session:
             result.counts.get("frames_encoded", 0),
             result.counts.get("frames_reused", 0),
         )
-        return Answer(stream.text.strip(), timings, plan, usage, result.warnings)
+        text = stream.text.strip()
+        return Answer(text, timings, plan, usage, result.warnings, result.memory)

@@ -36,7 +36,7 @@ class TextQA(Session):
         *,
         gpus: int | str = "auto",
         cpu_ranks: int | None = None,
-        method: str = "spava",
+        method: str = "auto",
         method_options: Mapping[str, object] | None = None,
         allow_pickle: bool = False,
     ) -> None:

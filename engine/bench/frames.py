@@ -34,6 +34,7 @@ from spava_app.engine.bench.report import say
 from spava_app.engine.comm import Comm
 from spava_app.engine.dealing import deal
 from spava_app.engine.front_end import FrontEnd
+from spava_app.engine.measure import DECODE_ONLY
 from spava_app.engine.media import Media
 from spava_app.engine.models import geometries
 from spava_app.engine.models.qwen2_5_vl import VisionConfig, VisionTower
@@ -55,16 +56,6 @@ PIXELS = PixelConfig(min_pixels=1, max_pixels=2**24)
 PROCESSOR = QwenProcessor(PIXELS, PIXELS, frozenset())
 GEOMETRIES = ("Qwen2.5-VL-3B", "Qwen2.5-VL-7B", "embedded")
 TEXT = 32  # tokens before and after the video
-
-
-class _DecodeOnly(QwenProcessor):
-    """Pictures are not resized."""
-
-    def prepare(self, frames: torch.Tensor, media: Media) -> torch.Tensor:
-        return frames[:, 0, 0, 0]
-
-
-DECODE_ONLY = _DecodeOnly(PIXELS, PIXELS, frozenset())
 
 
 @dataclass(frozen=True)

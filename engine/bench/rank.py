@@ -19,7 +19,7 @@ import torch
 from spava_app.engine.bench.cases import Case
 from spava_app.engine.bench.host_memory import drop_from_cache, host_memory, sampled_anonymous
 from spava_app.engine.comm import Comm
-from spava_app.engine.deadline import prefill_flops
+from spava_app.engine.costs import prefill_flops
 from spava_app.engine.generate import Runner
 from spava_app.engine.memory import predict
 from spava_app.engine.models.registry import Model
@@ -100,9 +100,14 @@ def _measure(model: Model, comm: Comm, case: Case, setup: Setup, matmul: float) 
     config = runner.decoder.config
     weights = sum(weight.numel() for weight in runner.decoder.layers.parameters())
     flops = prefill_flops(config, weights, method, layout)
-    memory = predict(model, method, layout, dtype=setup.dtype, max_new_tokens=setup.new_tokens)[
-        comm.rank
-    ]
+    memory = predict(
+        model,
+        method,
+        layout,
+        dtype=setup.dtype,
+        max_new_tokens=setup.new_tokens,
+        device=setup.device,
+    )[comm.rank]
     return {
         "first_seconds": first,
         "seconds": seconds,

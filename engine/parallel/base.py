@@ -5,7 +5,7 @@ H = query heads, Hkv = KV heads, D = head dim, T = local rows, W = ranks.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from importlib import import_module
@@ -19,6 +19,7 @@ from spava_app.engine.kv_cache import KVCache
 from spava_app.engine.layout import Layout, PromptShape
 from spava_app.engine.parallel.buffers import Buffers, HeadShape
 from spava_app.engine.parallel.partials import merge_packed, pack_partial
+from spava_app.engine.parallel.work import Call, Step, num_pairs
 from spava_app.errors import InvalidInput
 from spava_app.kernels.attention import BACKENDS, attention
 
@@ -83,10 +84,16 @@ class Method(ABC):
     def attention_pairs(self, layout: Layout, rank: int) -> int:
         """Query-key pairs per head that `rank` computes in the prefill of one layer.
 
-        Attention FLOPs are 4 x head dim x query heads x layers x pairs. By default those of exact
-        causal attention over the rank's rows.
+        Attention FLOPs are 4 x head dim x query heads x layers x pairs.
         """
-        return sum(causal_pairs(layout.blocks[j]) for j in layout.own(rank))
+        return num_pairs(self.steps(layout, rank, HeadShape(1, 1, 1, 1)))
+
+    def steps(self, layout: Layout, rank: int, heads: HeadShape) -> Sequence[Step]:
+        """What `rank` does in one layer of the prefill between projections and output. By default
+        exact causal attention over its rows, all keys being there.
+        """
+        blocks = (layout.blocks[j] for j in layout.own(rank))
+        return [Step(tuple(Call(len(block), block.stop, causal=True) for block in blocks))]
 
     def buffers(self, layout: Layout, rank: int, heads: HeadShape) -> Buffers:
         """What `rank` holds at the peak of `Prefill.attend`. By default the output alone."""
@@ -139,11 +146,6 @@ class Decode:
         part = attention(q, *self.cache.view(layer), causal=False)
         out, _ = merge_packed(self.comm.all_gather(pack_partial(part))())
         return out.to(q.dtype)
-
-
-def causal_pairs(rows: range) -> int:
-    """Pairs of consecutive rows that each see themselves and all rows before them."""
-    return (rows.start + 1 + rows.stop) * len(rows) // 2
 
 
 def methods() -> dict[str, type[Method]]:

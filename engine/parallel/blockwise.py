@@ -6,6 +6,7 @@ select, launch the gather of what the blocks pass, all attention inside blocks a
 then anchor and passing blocks, merge. The gather so travels while the local attention computes.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 
@@ -15,9 +16,16 @@ from torch import Tensor
 from spava_app.engine.comm import Comm, Pending
 from spava_app.engine.kv_cache import KVCache
 from spava_app.engine.layout import Layout, contiguous_owners, zigzag_owners
-from spava_app.engine.parallel.base import Method, Prefill, causal_pairs
+from spava_app.engine.parallel.base import Method, Prefill
+from spava_app.engine.parallel.blockwise_work import (
+    blockwise_steps,
+    seen_by,
+    sent_anchor,
+    sent_rows,
+)
 from spava_app.engine.parallel.buffers import Buffers, HeadShape
 from spava_app.engine.parallel.partials import merge_into, merge_packed, pack_partial
+from spava_app.engine.parallel.work import Step
 from spava_app.errors import InvalidInput, check_count
 from spava_app.kernels.lse import merge
 from spava_app.kernels.select import gather_packed, query_scores, select
@@ -63,19 +71,8 @@ class BlockwiseMethod(Method):
     def prefill(self, layout: Layout, comm: Comm, cache: KVCache) -> "BlockwisePrefill":
         return BlockwisePrefill(self, layout, comm, cache)
 
-    def attention_pairs(self, layout: Layout, rank: int) -> int:
-        anchor = causal_pairs(layout.anchor_rows(rank))
-        own = [(layout.blocks[j], j) for j in layout.own(rank)]
-        blocks = sum(
-            causal_pairs(range(len(block)))
-            + len(block) * (layout.anchor_len * layout.sees_anchor(j) + layout.passed_before(j))
-            for block, j in own
-        )
-        query = 0
-        if rank == layout.query_owner:
-            query = causal_pairs(range(layout.query_len)) + causal_pairs(range(layout.extra_len))
-        context = layout.num_cached(rank) - (layout.query_len if query else 0)
-        return anchor + blocks + query + (layout.query_len + layout.extra_len) * context
+    def steps(self, layout: Layout, rank: int, heads: HeadShape) -> Sequence[Step]:
+        return blockwise_steps(layout, rank, heads, overlap=self.overlap)
 
     def buffers(self, layout: Layout, rank: int, heads: HeadShape) -> Buffers:
         ranks, questions = range(layout.world_size), layout.query_len + layout.extra_len
@@ -185,7 +182,7 @@ class BlockwisePrefill(Prefill):
             starts[rank] += count
 
         for rank in range(self.layout.world_size):
-            take(rank, _sent_anchor(self.layout, rank))
+            take(rank, sent_anchor(self.layout, rank))
         for owner, count in zip(self.layout.owners, self.layout.passing, strict=False):
             take(owner, count)
         return order
@@ -261,19 +258,3 @@ class BlockwisePrefill(Prefill):
         if self.comm.rank == self.layout.query_owner:
             query = slice(self.query_at, self.extra_at)
             self.cache.append(layer, k[query], v[query])
-
-
-def seen_by(layout: Layout, block: int) -> range:
-    """Which rows of [anchor | passing blocks in order] `block` sees."""
-    first = 0 if layout.sees_anchor(block) else layout.anchor_len
-    return range(first, layout.anchor_len + layout.passed_before(block))
-
-
-def sent_rows(layout: Layout, rank: int) -> int:
-    """How many rows `rank` contributes to the gather: of the anchor, and passed ones."""
-    passed = sum(layout.passing[j] for j in layout.own(rank)) if layout.passing else 0
-    return _sent_anchor(layout, rank) + passed
-
-
-def _sent_anchor(layout: Layout, rank: int) -> int:
-    return len(layout.anchor_rows(rank)) if layout.share_anchor else 0

@@ -39,9 +39,20 @@ class HeadShape:
         return self.num_heads * self.head_dim * self.wide_size
 
     @property
+    def wide_keys(self) -> int:
+        """A row's keys in full precision, written and read again."""
+        return 2 * self.num_kv_heads * self.head_dim * self.wide_size
+
+    @property
     def lse_row(self) -> int:
         """A row's log-sum-exp."""
         return self.num_heads * self.wide_size
+
+    def merged(self, rows: int) -> int:
+        """Bytes read and written by merging two parts of `rows` rows: each is cleared of NaN and
+        weighted, they are added in full precision, and the sum is cast.
+        """
+        return rows * (7 * self.q_row + 4 * self.wide_row)
 
     def merge(self, rows: int) -> int:
         """Working copies of a merge of `rows` rows: a part without its NaN, the sum, weights."""

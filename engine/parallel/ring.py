@@ -4,6 +4,7 @@ W = ranks, r = this rank. Exact, and unbalanced under a causal mask: the last ra
 the first one. `zigzag_ring` evens that out.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,7 @@ from spava_app.engine.parallel.base import Prefill
 from spava_app.engine.parallel.buffers import Buffers, HeadShape
 from spava_app.engine.parallel.exact import ExactMethod
 from spava_app.engine.parallel.partials import merge_into
+from spava_app.engine.parallel.work import MERGE, Call, Step
 from spava_app.kernels.lse import Partial
 
 
@@ -27,6 +29,12 @@ class Ring(ExactMethod):
 
     def prefill(self, layout: Layout, comm: Comm, cache: KVCache) -> Prefill:
         return RingPrefill(self, layout, comm, cache)
+
+    def steps(self, layout: Layout, rank: int, heads: HeadShape) -> Sequence[Step]:
+        def seen(sender: int) -> Call:
+            return Call(layout.num_rows(rank) if sender < rank else 0, layout.num_rows(sender))
+
+        return ring_steps(layout, rank, heads, seen)
 
     def buffers(self, layout: Layout, rank: int, heads: HeadShape) -> Buffers:
         # The first rank's rows see no other rank's keys.
@@ -75,6 +83,26 @@ class RingPrefill(Prefill):
     def _attend_to(self, sender: int, q: Tensor, k: Tensor, v: Tensor) -> Partial:
         """Attention of the rows that see keys of rank `sender`."""
         return self._attention(q, k, v, causal=sender == self.comm.rank)
+
+
+def ring_steps(
+    layout: Layout, rank: int, heads: HeadShape, seen: Callable[[int], Call]
+) -> Sequence[Step]:
+    """As `Method.steps`, for methods that pass all keys and values round a ring.
+
+    Args:
+        seen: the rank's rows that see keys of another rank, and those keys.
+    """
+    rows, world_size = layout.num_rows(rank), layout.world_size
+    steps = []
+    for turn in range(world_size):
+        sender = (rank - turn) % world_size
+        call = seen(sender) if turn else Call(rows, rows, causal=True)
+        comes = layout.num_rows((sender - 1) % world_size) if turn < world_size - 1 else 0
+        copied = heads.merged(call.rows) if turn else 2 * rows * heads.kv_row
+        launches = MERGE if turn and call.rows else 0
+        steps.append(Step((call,), comes * heads.kv_row, copied, launches))
+    return steps
 
 
 def ring_buffers(layout: Layout, rank: int, heads: HeadShape, merged: int) -> Buffers:

@@ -5,6 +5,7 @@ H / W query heads over the whole sequence. With fewer KV heads than ranks a KV h
 rank that has query heads of its group.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,7 @@ from spava_app.engine.layout import Layout
 from spava_app.engine.parallel.base import Prefill
 from spava_app.engine.parallel.buffers import Buffers, HeadShape
 from spava_app.engine.parallel.exact import ExactMethod
+from spava_app.engine.parallel.work import Call, Step
 from spava_app.errors import InvalidInput
 
 
@@ -37,13 +39,27 @@ class Ulysses(ExactMethod):
     def prefill(self, layout: Layout, comm: Comm, cache: KVCache) -> Prefill:
         return UlyssesPrefill(self, layout, comm, cache)
 
-    def attention_pairs(self, layout: Layout, rank: int) -> int:
-        return layout.num_tokens * (layout.num_tokens + 1) // (2 * layout.world_size)
+    def steps(self, layout: Layout, rank: int, heads: HeadShape) -> Sequence[Step]:
+        ranks, rows, n = layout.world_size, layout.num_rows(rank), layout.num_tokens
+        attend = Step((Call(n, n, causal=True, share=ranks),))
+        if ranks == 1:
+            return [attend]
+        sent = ranks * rows * self._share(heads, ranks)
+        comes = (n - rows) * self._share(heads, ranks)
+        there = Step(received=comes, copied=2 * sent, launches=3 * ranks)
+        out = rows * heads.q_row
+        back = Step(received=out * (ranks - 1) // ranks, copied=2 * out, launches=2)
+        return [there, attend, back]
+
+    @staticmethod
+    def _share(heads: HeadShape, ranks: int) -> int:
+        """Bytes of a row's queries, keys and values that one rank attends."""
+        kv_share = max(1, heads.num_kv_heads // ranks) * heads.kv_row // heads.num_kv_heads
+        return heads.q_row // ranks + kv_share
 
     def buffers(self, layout: Layout, rank: int, heads: HeadShape) -> Buffers:
         ranks, rows, n = layout.world_size, layout.num_rows(rank), layout.num_tokens
-        kv_share = max(1, heads.num_kv_heads // ranks) * heads.kv_row // heads.num_kv_heads
-        share = heads.q_row // ranks + kv_share
+        share = self._share(heads, ranks)
         # What is sent and what comes; what came and its output; the output on its way back.
         there = Buffers(exchange=(ranks * rows + n) * share if ranks > 1 else 0)
         attention = Buffers(n * (heads.q_row + heads.lse_row) // ranks, exchange=n * share)

@@ -4,6 +4,7 @@ W = ranks, r = this rank, which owns chunks r and 2W-1-r. After its own chunks, 
 rank the same: all its rows against one early chunk, or its late rows against both received chunks.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -14,7 +15,8 @@ from spava_app.engine.layout import Layout, zigzag_owners
 from spava_app.engine.parallel.base import Prefill
 from spava_app.engine.parallel.buffers import Buffers, HeadShape
 from spava_app.engine.parallel.exact import ExactMethod
-from spava_app.engine.parallel.ring import RingPrefill, ring_buffers
+from spava_app.engine.parallel.ring import RingPrefill, ring_buffers, ring_steps
+from spava_app.engine.parallel.work import Call, Step
 from spava_app.kernels.lse import Partial
 
 
@@ -29,6 +31,16 @@ class ZigzagRing(ExactMethod):
 
     def prefill(self, layout: Layout, comm: Comm, cache: KVCache) -> Prefill:
         return ZigzagRingPrefill(self, layout, comm, cache)
+
+    def steps(self, layout: Layout, rank: int, heads: HeadShape) -> Sequence[Step]:
+        rows = layout.num_rows(rank)
+
+        def seen(sender: int) -> Call:
+            if sender < rank:
+                return Call(rows, len(layout.blocks[sender]))
+            return Call(rows - len(layout.blocks[rank]), layout.num_rows(sender))
+
+        return ring_steps(layout, rank, heads, seen)
 
     def buffers(self, layout: Layout, rank: int, heads: HeadShape) -> Buffers:
         # The first rank's early chunk is the prompt's start: no other key comes before it.

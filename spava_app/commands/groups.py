@@ -44,9 +44,10 @@ class ModelGroup:
         str,
         typer.Option(
             help="How the prefill attends: `spava`, `apb`, `star` (approximate), `ring`, "
-            "`zigzag_ring`, `ulysses`, or `full` on one rank (exact)."
+            "`zigzag_ring`, `ulysses`, or `full` on one rank (exact); `auto` is exact where that "
+            "is as fast, else `spava`."
         ),
-    ] = "spava"
+    ] = "auto"
     passing_fraction: Annotated[
         float | None,
         typer.Option(

@@ -24,8 +24,8 @@ STAGES = ["decode", "vision", "exchange", "prefill", "generate"]
 
 @pytest.fixture(scope="module")
 def qa() -> Iterator[VideoQA]:
-    """The default: spava on two ranks. Its workers start once for this file."""
-    with VideoQA(cache=False) as started:
+    """Spava on two ranks. Its workers start once for this file."""
+    with VideoQA(method="spava", cache=False) as started:
         started.start()
         yield started
 

@@ -25,7 +25,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def qa(folder: Path) -> Iterator[VideoQA]:
     """Spava on two ranks."""
-    with VideoQA(cpu_ranks=2) as started:
+    with VideoQA(cpu_ranks=2, method="spava") as started:
         yield started
 
 
@@ -101,7 +101,7 @@ def test_a_cache_that_cannot_be_used_is_told_once_and_changes_no_answer(
     scene: CardScene, video: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SPAVA_CACHE", "/proc/spava")
-    with VideoQA(cpu_ranks=2) as qa:
+    with VideoQA(cpu_ranks=2, method="spava") as qa:
         told = []
         for card in scene.cards[:3]:
             answer = qa.ask(video, card.question)

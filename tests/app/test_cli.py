@@ -91,10 +91,10 @@ def test_wrong_usage_is_code_2(words: list[str]) -> None:
 
 def test_ask_json_is_one_object_and_stderr_stays_silent(scene: CardScene, video: Path) -> None:
     card = scene.cards[1]
-    done = spava("ask", video, card.question, "--json")
+    done = spava("ask", video, card.question, "--method", "spava", "--json")
     assert (done.returncode, done.stderr) == (0, "")
     answer = json.loads(done.stdout)
-    assert answer.keys() == {"text", "timings", "plan", "usage", "warnings"}
+    assert answer.keys() == {"text", "timings", "plan", "usage", "warnings", "memory"}
     assert answer["text"] == card.answer
     timings = answer["timings"]
     assert timings.keys() >= {"probe", "start", "decode", "vision", "prefill", "total"}

@@ -163,6 +163,6 @@ def test_an_hour_at_one_frame_in_four_seconds(tmp_path: Path) -> None:
     times = sample_times(probe(video), fps=0.25).times
     # A card shows for 3 seconds or more, so it may fall between two frames; of these none does.
     assert all(any(card.start <= t < card.end for t in times) for card in scene.cards)
-    with VideoQA(cpu_ranks=2) as qa:
+    with VideoQA(cpu_ranks=2, method="spava") as qa:
         texts = [qa.ask(video, card.question, fps=0.25).text for card in scene.cards]
     assert texts == [card.answer for card in scene.cards]

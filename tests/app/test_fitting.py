@@ -8,13 +8,15 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+import torch
 from av.video.stream import VideoStream
 from internvl_layouts import write_tokenizer
 from PIL import Image
 
-from spava_app.engine.parallel.base import make_method
+from spava_app.engine.auto import variants
+from spava_app.engine.forecast import Forecaster
 from spava_app.engine.plan import Plan
-from spava_app.engine.processors import InternVLProcessor, QwenProcessor, make_processor
+from spava_app.engine.processors import InternVLProcessor, Processor, QwenProcessor, make_processor
 from spava_app.engine.request import Request
 from spava_app.engine.video.pixel_config import PixelConfig
 from spava_app.engine.video.probe import probe
@@ -61,6 +63,14 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_grey(tmp_path_factory.mktemp("clip") / "clip.mkv", list(range(12)), (320, 240))
 
 
+def preparer_of(prompts: PromptBuilder, processor: Processor) -> Preparer:
+    """One rank on the CPU, with the embedded model behind the prompts."""
+    config = read_config(EMBEDDED)
+    how = {"device": "cpu", "world_size": 1, "dtype": torch.float32}
+    forecaster = Forecaster.of(config, "embedded", **how)
+    return Preparer(prompts, processor, POSITIONS, variants("full", {}, 1), forecaster, False)
+
+
 @pytest.fixture(scope="module")
 def qwen() -> Preparer:
     """Qwen2.5-VL as published, with the embedded model's tokenizer."""
@@ -68,7 +78,7 @@ def qwen() -> Preparer:
     assert isinstance(own, QwenProcessor)
     processor = QwenProcessor(PUBLISHED, PUBLISHED, own.placeholder_ids)
     prompts = PromptBuilder(EMBEDDED, processor)
-    return Preparer(prompts, processor, POSITIONS, make_method("full", {}), {}, 1, "cpu", False)
+    return preparer_of(prompts, processor)
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +88,7 @@ def internvl(tmp_path_factory: pytest.TempPathFactory) -> Preparer:
     write_tokenizer(folder)
     processor = InternVLProcessor(TileConfig(size=448), tile_tokens=256)
     prompts = PromptBuilder(folder, processor)
-    return Preparer(prompts, processor, POSITIONS, make_method("full", {}), {}, 1, "cpu", False)
+    return preparer_of(prompts, processor)
 
 
 def ask(preparer: Preparer, video: Path | list[Path], **how: Any) -> tuple[Request, Plan]:

@@ -31,7 +31,7 @@ WARNING = (
 @pytest.fixture(scope="module")
 def qa() -> Iterator[VideoQA]:
     """Two ranks, started once."""
-    with VideoQA(cache=False) as started:
+    with VideoQA(method="spava", cache=False) as started:
         started.start()
         yield started
 

@@ -209,7 +209,9 @@ def internvl(
         tiles = {"size": {"height": 56, "width": 56}, "max_patches": 3}
         tiles |= {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
         (folder / "preprocessor_config.json").write_text(json.dumps(tiles))
-    with VideoQA(folder, cpu_ranks=2, method_options={"passing_fraction": 1.0}) as qa:
+    with VideoQA(
+        folder, cpu_ranks=2, method="spava", method_options={"passing_fraction": 1.0}
+    ) as qa:
         yield qa
 
 
@@ -257,7 +259,7 @@ def test_a_conversation_about_a_video_and_a_picture(
 ) -> None:
     """The embedded model has one question and answer in its head: these are served, not judged."""
     Image.effect_noise((80, 60), 90).convert("RGB").save(tmp_path / "noise.jpg")
-    with VideoQA() as qa:
+    with VideoQA(method="spava") as qa:
         card = scene.cards[0]
         history = [(card.question, card.answer)]
         answer = qa.ask([video, tmp_path / "noise.jpg"], card.question, history=history)

@@ -44,7 +44,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PreTrainedMod
 
 @pytest.fixture(scope="module")
 def qa(model: tuple[Path, PreTrainedModel]) -> Iterator[TextQA]:
-    with TextQA(model[0]) as started:
+    with TextQA(model[0], method="spava") as started:
         yield started
 
 

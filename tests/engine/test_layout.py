@@ -4,13 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spava_app.engine.deadline import (
-    LEAST_SECONDS,
-    deadline_for,
-    frames_deadline,
-    prefill_flops,
-    token_flops,
-)
+from spava_app.engine.costs import prefill_flops, token_flops
+from spava_app.engine.deadline import LEAST_SECONDS, deadline_for, frames_deadline
 from spava_app.engine.layout import (
     Layout,
     PromptShape,

@@ -38,7 +38,7 @@ def mark() -> Iterator[str]:
 @pytest.fixture(scope="module")
 def qa(mark: str) -> Iterator[VideoQA]:
     """Spava on two ranks, which keeps nothing: every question goes through every stage."""
-    with VideoQA(cache=False) as started:
+    with VideoQA(method="spava", cache=False) as started:
         yield started
 
 

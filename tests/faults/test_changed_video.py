@@ -37,7 +37,7 @@ def caching(mark: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vid
     """Two ranks with an empty cache."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SPAVA_CACHE", str(tmp_path_factory.mktemp("cache")))
-        with VideoQA() as started:
+        with VideoQA(method="spava") as started:
             yield started
 
 

@@ -110,7 +110,9 @@ def test_ctrl_c_on_a_terminal(clip: Path, mark: str, tmp_path: Path) -> None:
 
 def test_a_script_that_raises_in_a_callback(clip: Path, mark: str, tmp_path: Path) -> None:
     """Without a `with` block, so that nobody closes it."""
-    code = SCRIPT.replace("with VideoQA(cache=False) as qa:", "qa = VideoQA(cache=False)\nif 1:")
+    made = 'VideoQA(method="spava", cache=False)'
+    code = SCRIPT.replace(f"with {made} as qa:", f"qa = {made}\nif 1:")
+    assert code != SCRIPT
     code = code.replace("print(stage, flush=True)", "stage == 'prefill' and 1 / 0")
     with started(["-c", code, str(clip)], mark, tmp_path) as driver:
         _, said = driver.communicate(timeout=60)

@@ -43,7 +43,7 @@ def test_the_caches_disk_is_full(
 ) -> None:
     """Some units fit: those are read again, and nothing else."""
     monkeypatch.setenv("SPAVA_CACHE", str(disk))
-    with VideoQA() as qa:
+    with VideoQA(method="spava") as qa:
         answers = ask_about_all(qa, scene, clip)
     told = {warning for answer in answers for warning in answer.warnings}
     assert told == {
@@ -62,7 +62,7 @@ def test_the_cache_may_not_be_written(
     """Read-only, and so for root too."""
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
     monkeypatch.setenv("SPAVA_CACHE", str(disk))
-    with VideoQA() as qa:
+    with VideoQA(method="spava") as qa:
         answers = ask_about_all(qa, scene, clip)
     [told] = {warning for answer in answers for warning in answer.warnings}
     assert "Read-only file system" in told

@@ -38,7 +38,7 @@ def test_nothing_grows(
 ) -> None:
     monkeypatch.setenv("SPAVA_CACHE", str(tmp_path / "cache"))
     seen, right = [], 0
-    with VideoQA() as qa:
+    with VideoQA(method="spava") as qa:
         for number in range(QUESTIONS):
             if number % SAME == 0:
                 scene = random_scene(6, 1, seed=number)

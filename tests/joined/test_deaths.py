@@ -30,7 +30,7 @@ def stop(stage, seconds):
             worker.send_signal(signal.SIGSTOP)
         print("in the middle", flush=True)
 
-with VideoQA() as qa:
+with VideoQA(method="spava") as qa:
     try:
         qa.ask(video, question, on_event=stop)
     except EngineDown as error:

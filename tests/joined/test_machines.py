@@ -21,7 +21,7 @@ from spava_app import VideoQA
 from spava_app.errors import EngineDown, InvalidInput
 
 _, video, question, often = sys.argv
-with VideoQA() as qa:
+with VideoQA(method="spava") as qa:
     try:
         qa.ask(np.zeros((4, 56, 56, 3), np.uint8), question)
     except InvalidInput as error:

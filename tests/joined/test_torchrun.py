@@ -12,7 +12,7 @@ ASK = """
 import sys
 from spava_app import VideoQA
 
-with VideoQA() as qa:
+with VideoQA(method="spava") as qa:
     print(qa.ask(sys.argv[1], sys.argv[2]).text)
 """
 
@@ -43,7 +43,7 @@ def kill(stage, seconds):
         time.sleep(0.05)
 
 told("ranks", lambda: VideoQA(cpu_ranks=3))
-with VideoQA() as qa:
+with VideoQA(method="spava") as qa:
     told("missing", lambda: qa.ask("nowhere.mp4", first))
     stages, pieces = [], []
     heard = {"on_event": lambda stage, _: stages.append(stage), "on_text": pieces.append}

@@ -17,7 +17,7 @@ from spava_app import Sampling, VideoQA
 def show(stage, seconds):
     print(stage, flush=True)
 
-with VideoQA(cache=False) as qa:
+with VideoQA(method="spava", cache=False) as qa:
     long = {"max_new_tokens": 2000, "sampling": Sampling(temperature=50.0, seed=1)}
     while True:
         qa.ask(sys.argv[1], "What digit is on the red card?", on_event=show, **long)

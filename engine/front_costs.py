@@ -1,0 +1,157 @@
+"""What the front end does for a request, counted from first principles, and how long it takes:
+decoding, resizing, the vision tower, the exchange of embeddings.
+
+Units are dealt to ranks evenly up to one, so the busiest rank's share decides.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from spava_app.engine.costs import LAYER_LAUNCHES, padded_head_dim
+from spava_app.engine.dealing import deal, needs
+from spava_app.engine.layout import Layout
+from spava_app.engine.machine import Machine
+from spava_app.engine.media import Media
+from spava_app.engine.models.internvl3 import InternVisionTower
+from spava_app.engine.models.qwen2_5_vl import VisionTower
+from spava_app.engine.models.vision_batch import PATCHES_PER_TOKEN, units_per_call
+from spava_app.engine.models.vision_shapes import internvit_flops, qwen_flops
+from spava_app.engine.video.tiles import tiles_of_grid
+
+# Products of a block of either tower.
+_PRODUCTS = 4
+
+
+@dataclass(frozen=True)
+class FrontCosts:
+    """Seconds of the front end on a machine.
+
+    Attributes:
+        vision: the tower, with its sizes only.
+        dtype: of its weights and activations.
+    """
+
+    vision: VisionTower | InternVisionTower
+    machine: Machine
+    dtype: torch.dtype
+
+    def seconds(self, media: Sequence[Media], layout: Layout) -> dict[str, float]:
+        """Of "decode" (waiting for frames), "preprocess", "vision" and "exchange", as if nothing of
+        the media were kept from earlier questions.
+        """
+        machine, ranks = self.machine, layout.world_size
+        shares = [-(-medium.num_units // ranks) for medium in media]
+        prepare = sum(self._prepare(*each, ranks) for each in zip(media, shares, strict=True))
+        vision = sum(self._encode(*each, ranks) for each in zip(media, shares, strict=True))
+        decoding = sum(map(source_pixels, media)) / (machine.decode * machine.cores)
+        # Decoding runs ahead in processes of its own: what is waited for is what it takes longer.
+        # On a CPU it takes the cores that the rest needs.
+        hidden = prepare + vision if machine.runs_ahead else 0.0
+        return {
+            "decode": machine.decode_start * len(media) + max(0.0, decoding - hidden),
+            "preprocess": prepare,
+            "vision": vision,
+            "exchange": self._exchange(media, layout),
+        }
+
+    def vision_seconds(self, medium: Media, num_units: int) -> float:
+        """Seconds of the tower for so many units on a rank alone."""
+        return self._encode(medium, num_units, 1)
+
+    def _encode(self, medium: Media, num_units: int, ranks: int) -> float:
+        patches = medium.unit_tokens * PATCHES_PER_TOKEN
+        per_call = min(num_units, units_per_call(patches, self.machine.device))
+        if isinstance(self.vision, VisionTower):
+            call = self._qwen(medium.grid, per_call, ranks)
+        else:
+            call = self._internvit(per_call * tiles_of_grid(medium.grid[1:]), ranks)
+        return num_units / per_call * call
+
+    def _qwen(self, grid: tuple[int, int, int], units: int, ranks: int) -> float:
+        assert isinstance(self.vision, VisionTower)
+        config, size = self.vision.config, self.dtype.itemsize
+        _, height, width = grid
+        flops = qwen_flops(config, (1, height, width))
+        hidden, rows, depth = config.hidden_size, units * height * width, config.depth
+        full = len(config.full_attention_layers)
+        whole = 4.0 * hidden * (height * width) ** 2
+        windowed = (flops.attention - full * whole) / max(1, depth - full)
+        # Norms, residuals, rotation and the gate; windows are too small for their rows to be free.
+        values = depth * (4 + 6 + 4) * hidden + depth * 3 * config.intermediate_size
+        values += (depth - full) * 4 * hidden
+        heads = hidden // config.num_heads
+        return (
+            self._linear(flops.linear * units, depth, ranks)
+            + self.machine.moved(values * rows * size, ranks)
+            + full * self._attention(whole * units, heads, ranks)
+            + (depth - full) * self._attention(windowed * units, heads, ranks)
+        )
+
+    def _internvit(self, tiles: int, ranks: int) -> float:
+        assert isinstance(self.vision, InternVisionTower)
+        config, size = self.vision.config, self.dtype.itemsize
+        flops, layers = internvit_flops(config, 1), config.num_layers
+        rows = tiles * (1 + config.num_patches)
+        values = layers * ((4 + 6 + 4) * config.hidden_size + 2 * config.intermediate_size)
+        heads = config.hidden_size // config.num_heads
+        return (
+            self._linear(flops.linear * tiles, layers, ranks)
+            + self.machine.moved(values * rows * size, ranks)
+            + layers * self._attention(flops.attention * tiles / layers, heads, ranks)
+        )
+
+    def _linear(self, flops: float, layers: int, ranks: int) -> float:
+        machine, products = self.machine, _PRODUCTS * layers
+        computed = products * machine.computed(machine.matmul, flops / products, ranks)
+        # A block launches about as much as a layer of the decoder.
+        host = layers * machine.launched(LAYER_LAUNCHES, ranks)
+        return max(computed, host) if machine.runs_ahead else computed + host
+
+    def _attention(self, flops: float, head_dim: int, ranks: int) -> float:
+        padded = padded_head_dim(head_dim, self.machine) / head_dim
+        return self.machine.computed(self.machine.attention, flops * padded, ranks)
+
+    def _prepare(self, medium: Media, num_units: int, ranks: int) -> float:
+        frames = num_units / medium.num_units * len(medium.source)
+        (height, width), (rows, cols) = medium.source.shape, medium.size
+        tiled = isinstance(self.vision, InternVisionTower)
+        resized = rows * cols * (tiles_of_grid(medium.grid[1:]) if tiled else 1)
+        return self.machine.prepared(frames * (height * width + resized), num_units, ranks)
+
+    def _exchange(self, media: Sequence[Media], layout: Layout) -> float:
+        """The rows that come from other ranks to the one that gets most, and all that are put in
+        their places.
+        """
+        row = self.vision.config.out_hidden_size * self.dtype.itemsize
+        dealt = deal(media, layout)
+        needed = needs(media, layout)
+        seconds = 0.0
+        for rank, units in enumerate(dealt):
+            rows = int(needed[rank].sum())
+            foreign = rows - int(needed[rank, units].sum())
+            placed = self.machine.moved(4 * rows * row, layout.world_size)
+            seconds = max(seconds, self.machine.link.seconds(foreign * row) + placed)
+        return seconds
+
+
+def source_pixels(medium: Media) -> float:
+    """Pixels of all frames that decoding goes through: from one chosen frame to the next, or from
+    the last key frame before it where that is nearer.
+    """
+    source = medium.source
+    height, width = source.shape
+    if source.kind == "array":
+        return 0.0
+    if source.kind == "pictures" or len(source) < 1 or medium.picture:
+        return float(height * width * len(source))
+    stamps, frames = source.rows, medium.frames
+    # Seeks are told as time stamps; frames are taken to be as far apart as on average.
+    span = (stamps[-1] - stamps[0]) / max(1, frames[-1] - frames[0]) or 1.0
+    gone, before = 0.0, -1
+    for stamp, frame, seeks in zip(stamps, frames, source.seeks, strict=True):
+        from_key = (stamp - seeks[0]) / span + 1 if seeks else frame + 1
+        gone += min(frame - before, from_key)
+        before = frame
+    return gone * height * width

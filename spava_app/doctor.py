@@ -1,0 +1,192 @@
+"""What this machine has for the work, and what to do about what it lacks."""
+
+import os
+import platform
+import tempfile
+import warnings
+from collections import Counter
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+
+from spava_app.diagnosis import Check, Diagnosis
+from spava_app.engine.devices import cards, device_name, host_memory, num_cores, smi
+from spava_app.engine.machine_file import this_machine
+from spava_app.engine.settings import cache_folder
+from spava_app.errors import SpavaError
+from spava_app.kernels.attention import choose_backend
+
+GIB = 2**30
+
+_NEEDED = ("torch", "transformers", "av")
+# Distribution, module, and what it is good for.
+_OPTIONAL = (
+    ("flash-attn", "flash_attn", "faster attention on GPUs: pip install 'spava-app[flash]'"),
+    ("triton", "triton", "fused kernels on GPUs: pip install triton"),
+    ("decord", "decord", "another video decoder: pip install 'spava-app[video]'"),
+    ("torchcodec", "torchcodec", "another video decoder: pip install 'spava-app[video]'"),
+    ("qwen-vl-utils", "qwen_vl_utils", "only for comparisons: pip install 'spava-app[qwen]'"),
+)
+# Below this a request with a model of some billion parameters has little room.
+_LEAST_MEMORY = 4 * GIB
+# Rows and heads of a call like a prefill's, for which attention's backend is asked.
+_CALL = (16384, 28, 128)
+
+
+def diagnose() -> Diagnosis:
+    """Look at versions, devices, memory, the cache, and what predictions come from. Writes nothing
+    that stays.
+    """
+    gpus, device = cards(), usual_device()
+    usable = torch.cuda.device_count() if gpus else 0
+    return Diagnosis(
+        (
+            *_versions(),
+            *_optional(on_gpu=device == "cuda"),
+            _gpus(usable),
+            *([_links()] if len(gpus) > 1 else []),
+            _cores(),
+            _memory(),
+            _shared_memory(),
+            _cache(cache_folder()),
+            _attention(device),
+            _rates(device),
+        )
+    )
+
+
+def usual_device() -> str:
+    """Where work is done unless told otherwise: "cuda" where torch can use a GPU, else "cpu"."""
+    return "cuda" if cards() and torch.cuda.device_count() else "cpu"
+
+
+def _versions() -> list[Check]:
+    checks = [Check("python", platform.python_version())]
+    for name in _NEEDED:
+        try:
+            checks.append(Check(name, version(name)))
+        except PackageNotFoundError:
+            checks.append(Check(name, "missing", "problem", f"pip install {name}"))
+    return checks
+
+
+def _optional(*, on_gpu: bool) -> list[Check]:
+    checks = []
+    for name, module, use in _OPTIONAL:
+        if find_spec(module) is None:
+            wanted = on_gpu and module == "triton"
+            status = "warning" if wanted else "ok"
+            checks.append(Check(name, f"not installed ({use})", status, use if wanted else ""))
+            continue
+        try:
+            checks.append(Check(name, version(name)))
+        except PackageNotFoundError:  # importable without being installed as a package
+            checks.append(Check(name, "installed"))
+    return checks
+
+
+def _gpus(usable: int) -> Check:
+    gpus = cards()
+    if not gpus:
+        return Check("GPUs", "none: work is done on the CPU")
+    told = ", ".join(
+        f"{card.name} {card.free / GIB:.1f} of {card.total / GIB:.1f} GiB free" for card in gpus
+    )
+    if usable < len(gpus):
+        fix = "install a torch built for this driver's CUDA (https://pytorch.org)"
+        return Check("GPUs", f"{told}; torch can use {usable}", "problem", fix)
+    if min(card.free for card in gpus) < _LEAST_MEMORY:
+        fix = "end other programs on it, or leave it out with CUDA_VISIBLE_DEVICES"
+        return Check("GPUs", told, "warning", fix)
+    return Check("GPUs", told)
+
+
+def _links() -> Check:
+    """From nvidia-smi's matrix: rows begin with GPU0, GPU1, ..."""
+    rows = [line.split() for line in smi("topo", "-m") if line.startswith("GPU")]
+    kinds = Counter(
+        word for row in rows for word in row[1 : len(rows) + 1] if word not in {"X", "\x1b[4mX"}
+    )
+    if not kinds:
+        return Check("links", "nvidia-smi does not tell")
+    told = ", ".join(sorted(kinds))
+    if all(kind.startswith("NV") for kind in kinds):
+        return Check("links", told)
+    fix = "cards without NVLink between them: fewer ranks may be as fast; calibrate to find out"
+    return Check("links", told, "warning", fix)
+
+
+def _cores() -> Check:
+    cores = num_cores()
+    found = f"{cores} of {device_name('cpu')}"
+    if cores < 2:
+        fix = "decoding and computing take turns: give it 2 cores"
+        return Check("cores", found, "warning", fix)
+    return Check("cores", found)
+
+
+def _memory() -> Check:
+    total, available = host_memory()
+    found = f"{available / GIB:.1f} of {total / GIB:.1f} GiB available"
+    if available < _LEAST_MEMORY:
+        fix = "end other programs, or raise the container's limit"
+        return Check("memory", found, "warning", fix)
+    return Check("memory", found)
+
+
+def _shared_memory() -> Check:
+    """Decoded frames come through anonymous memory, which needs no /dev/shm."""
+    try:
+        os.close(os.memfd_create("spava-doctor"))
+    except (AttributeError, OSError) as error:
+        fix = "frames cannot be passed between processes: run on Linux 3.17 or later"
+        return Check("shared memory", f"no memfd_create ({error})", "problem", fix)
+    return Check("shared memory", "memfd_create works; /dev/shm is not needed")
+
+
+def _cache(folder: Path) -> Check:
+    size = 0
+    for path in folder.rglob("*"):
+        try:
+            size += path.stat().st_size if path.is_file() else 0
+        except OSError:
+            continue  # another process has just removed it
+    found = f"{folder}, {size / GIB:.2f} GiB"
+    place = folder
+    while not place.exists():
+        place = place.parent
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        fix = "set SPAVA_CACHE to a folder that can be written"
+        return Check("cache", f"{found}, cannot be written ({error.strerror})", "warning", fix)
+    return Check("cache", found)
+
+
+def _attention(device: str) -> Check:
+    rows, heads, head_dim = _CALL
+    try:
+        dtype = torch.bfloat16 if device == "cuda" else torch.float32
+        q = torch.empty(rows, heads, head_dim, dtype=dtype, device=device)
+        choice = choose_backend(q, q[:, : heads // 7], causal=True)
+    except (SpavaError, RuntimeError) as error:
+        line = str(error).splitlines()[0]
+        return Check("attention", line, "problem", "free the first GPU, or reinstall torch")
+    if choice.name == "reference":
+        fix = "no fast attention serves this device: use a GPU of Ampere or later"
+        return Check("attention", choice.name, "warning", fix)
+    return Check("attention", f"{choice.name}, taken by itself for a long prefill")
+
+
+def _rates(device: str) -> Check:
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        machine = this_machine(device)
+    if machine.measured:
+        return Check("predictions", f"from {machine.origin}")
+    why = f" ({told[0].message})" if told else ""
+    fix = "spava doctor --calibrate measures this machine in under a minute"
+    return Check("predictions", f"from {machine.origin}{why}", "warning", fix)
