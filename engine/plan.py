@@ -2,9 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from textwrap import fill
 from typing import Any, Self
 
 from spava_app.engine.plain import from_plain
+
+# Of a line in characters: a plan that is indented a little still fits into 100 columns.
+_WIDTH = 96
 
 
 @dataclass(frozen=True)
@@ -96,10 +100,10 @@ class Plan:
             + (f" ({self.why})" if self.why else ""),
         ]
         if self.num_blocks > 1:
-            lines.append(
-                f"        {self.num_blocks} blocks of {self.block_len}, anchor {self.anchor_len}, "
-                f"each passes {self.passing_len}"
-            )
+            parts = f"        {self.num_blocks} blocks of {self.block_len}"
+            if self.anchor_len or self.passing_len:  # exact methods have neither
+                parts += f", anchor {self.anchor_len}, each passes {self.passing_len}"
+            lines.append(parts)
         if self.seconds:
             stages = ", ".join(f"{name} {_told(took)}" for name, took in self.seconds.items())
             total = _told(sum(self.seconds.values()))
@@ -110,7 +114,7 @@ class Plan:
                 f"memory  {_gib(most)} predicted on the fullest rank, up to {_gib(self.margin)} "
                 f"on top; {_gib(self.available)} available"
             )
-        return "\n".join(lines)
+        return "\n".join(fill(line, _WIDTH, subsequent_indent=" " * 8) for line in lines)
 
 
 def _told(seconds: float) -> str:
