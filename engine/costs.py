@@ -21,6 +21,8 @@ _PRODUCTS = 4
 # Kernels of a layer besides attention, and of a layer for one token, whose partial results are
 # merged even on one rank.
 LAYER_LAUNCHES, TOKEN_LAUNCHES = 13, 33
+# What a collective for one token costs the host besides, in kernels.
+_GATHER_LAUNCHES = 12
 
 
 def prefill_flops(
@@ -70,7 +72,8 @@ class DecoderCosts:
         read = self._layer_weights * self.dtype.itemsize + cached * self._heads.kv_row
         row = self._heads.wide_row + self._heads.lse_row
         gathered = machine.link.seconds((ranks - 1) * row)
-        layer = self._together(machine.moved(read, ranks) + gathered, TOKEN_LAUNCHES, ranks)
+        launches = TOKEN_LAUNCHES + (_GATHER_LAUNCHES if ranks > 1 else 0)
+        layer = self._together(machine.moved(read, ranks) + gathered, launches, ranks)
         return config.num_layers * layer + self._head(ranks)
 
     @property

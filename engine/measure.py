@@ -36,6 +36,8 @@ _PRODUCTS = {
     "cpu": ((16, 128, 128), (128, 512, 512), (512, 1024, 1024)),
 }
 _SQUARES = {"cuda": (1024, 4096, 16384, 32768), "cpu": (32, 256, 1024)}
+# What a layer's elementwise work reaches of an addition of large tensors (docs/results/).
+_ELEMENTWISE = {"cuda": 0.8, "cpu": 1.0}
 _ELEMENTS = {"cuda": 2**28, "cpu": 2**23}
 # Bytes that each rank receives.
 _MESSAGES = {"cuda": (1e3, 1e6, 1e7, 1e8), "cpu": (1e3, 1e5, 1e6, 1e7)}
@@ -50,6 +52,7 @@ _TINY = {
     "rms_norm_eps": 1e-6,
     "rope_theta": 1e4,
 }
+_WARM_SECONDS = 0.5
 _PIXELS = PixelConfig(min_pixels=1, max_pixels=2**24)
 
 
@@ -87,9 +90,10 @@ def attention_curve(device: torch.device, dtype: torch.dtype) -> Curve:
 
 
 def memory_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Bytes per second, read and written, of an addition."""
+    """Bytes per second, read and written, of elementwise work: measured is an addition."""
     a, b, out = (torch.zeros(_ELEMENTS[device.type], dtype=dtype, device=device) for _ in range(3))
-    return 3 * a.nbytes / _seconds(lambda: torch.add(a, b, out=out), device)
+    rate = 3 * a.nbytes / _seconds(lambda: torch.add(a, b, out=out), device)
+    return rate * _ELEMENTWISE[device.type]
 
 
 def link_curve(comm: Comm, device: torch.device) -> Curve:
@@ -188,5 +192,12 @@ def _decode(media: Media, cores: int) -> tuple[float, float]:
 
 
 def _seconds(call: Callable[[], object], device: torch.device) -> float:
+    if device.type == "cuda":
+        # A card that has worked for a while draws its full power and becomes slower.
+        until = time.perf_counter() + _WARM_SECONDS
+        while time.perf_counter() < until:
+            call()
+            torch.cuda.synchronize(device)
+        return time_call(call, device, runs=20).median_ms / 1e3
     # Not the median: on a machine that others use too, small work waits more than it takes.
     return time_call(call, device).p10_ms / 1e3

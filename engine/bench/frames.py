@@ -38,7 +38,6 @@ from spava_app.engine.measure import DECODE_ONLY
 from spava_app.engine.media import Media
 from spava_app.engine.models import geometries
 from spava_app.engine.models.qwen2_5_vl import VisionConfig, VisionTower
-from spava_app.engine.models.vision_batch import units_per_call
 from spava_app.engine.parallel.base import make_method
 from spava_app.engine.processors import QwenProcessor
 from spava_app.engine.request import Request
@@ -216,8 +215,7 @@ def _rank(rank: int, setup: Setup, pipe: Connection) -> None:
         memory["share"] = encoded.nbytes
         del encoded
     [media] = request.media
-    step = units_per_call(media.grid[1] * media.grid[2], device.type)
-    memory["ahead"] = PREFETCH_BYTES * num_processes(threads, len(dealt[rank]), step)
+    memory["ahead"] = PREFETCH_BYTES * num_processes(threads, len(dealt[rank]))
     comm.any(False, device)
     began = time.perf_counter()
     for _ in stream_units(media, dealt[rank], DECODE_ONLY, batch_units=1, threads=threads):

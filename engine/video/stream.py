@@ -18,6 +18,8 @@ from spava_app.errors import VideoWarning
 
 # A decoder gains little from more threads; more processes decode other parts of the file instead.
 _THREADS, _PROCESSES = 2, 16
+# A process for fewer units would take longer to start than to decode them.
+_LEAST_UNITS = 2
 
 
 def stream_units(
@@ -58,7 +60,7 @@ def stream_units(
     """
     span, spent = processor.frames_per_unit, timings if timings is not None else {}
     hurt, lost = damaged if damaged is not None else set(), list[float]()
-    processes = num_processes(threads, len(units), batch_units)
+    processes = num_processes(threads, len(units))
     with ExitStack() as stack:
         parts = [_Part(media, units[own.start : own.stop]) for own in _shards(units, processes)]
         streams = [
@@ -95,9 +97,9 @@ def stream_units(
         warnings.warn(VideoWarning(media.path, tuple(sorted(lost))), stacklevel=2)
 
 
-def num_processes(threads: int, num_units: int, batch_units: int) -> int:
+def num_processes(threads: int, num_units: int) -> int:
     """Decoder processes for so many units; each decodes ahead by `ring.PREFETCH_BYTES`."""
-    return max(1, min(_PROCESSES, threads // _THREADS, -(-num_units // batch_units)))
+    return max(1, min(_PROCESSES, threads // _THREADS, num_units // _LEAST_UNITS))
 
 
 class _Part:
