@@ -20,7 +20,7 @@ from spava_app.engine.media import Media
 from spava_app.engine.models.decoder import Decoder, DecoderConfig
 from spava_app.engine.parallel.base import Decode
 from spava_app.engine.processors import QwenProcessor
-from spava_app.engine.video.bench_clip import write_minute
+from spava_app.engine.video.bench_clip import repeat, write_minute
 from spava_app.engine.video.pixel_config import PixelConfig
 from spava_app.engine.video.preprocess import patchify_frames
 from spava_app.engine.video.probe import probe
@@ -53,6 +53,8 @@ _TINY = {
     "rope_theta": 1e4,
 }
 _WARM_SECONDS = 0.5
+# Of video: enough for many cores to be busy, little enough for few.
+_MOST_MINUTES = 10
 _PIXELS = PixelConfig(min_pixels=1, max_pixels=2**24)
 
 
@@ -153,17 +155,18 @@ def decode_rates() -> tuple[float, float]:
     """Source pixels per second and core, and seconds until a file's first frames come."""
     cores = num_cores()
     with tempfile.TemporaryDirectory(prefix="spava-calibrate-") as folder:
-        media = _clip(Path(folder) / "minute.mp4")
+        media = _clip(Path(folder), minutes=min(cores, _MOST_MINUTES))
         _decode(media, cores)  # the decoder processes start
         first, total = _decode(media, cores)
     rate = source_pixels(media) / max(total - first, 1e-9)
     return rate / cores, max(first, 1e-3)
 
 
-def _clip(path: Path) -> Media:
-    """A minute of video, and one in five of its frames."""
-    write_minute(path, size=(360, 640), fps=10, key_every=100)
-    info = probe(path)
+def _clip(folder: Path, minutes: int) -> Media:
+    """Some minutes of video, and one in five of its frames."""
+    write_minute(folder / "minute.mp4", size=(360, 640), fps=10, key_every=100)
+    repeat(folder / "minute.mp4", folder / "clip.mp4", minutes)
+    info = probe(folder / "clip.mp4")
     sample = sample_times(info, fps=2.0)
     fit = DECODE_ONLY.fit(len(sample), info.height, info.width, picture=False)
     return Media(
