@@ -18,6 +18,7 @@ from spava_app.engine.models.internvl3 import InternVisionTower
 from spava_app.engine.models.qwen2_5_vl import VisionTower
 from spava_app.engine.models.vision_batch import PATCHES_PER_TOKEN, units_per_call
 from spava_app.engine.models.vision_shapes import internvit_flops, qwen_flops
+from spava_app.engine.video.stream import num_processes
 from spava_app.engine.video.tiles import tiles_of_grid
 
 # Products of a block of either tower.
@@ -45,7 +46,7 @@ class FrontCosts:
         shares = [-(-medium.num_units // ranks) for medium in media]
         prepare = sum(self._prepare(*each, ranks) for each in zip(media, shares, strict=True))
         vision = sum(self._encode(*each, ranks) for each in zip(media, shares, strict=True))
-        decoding = sum(map(source_pixels, media)) / (machine.decode * machine.cores)
+        decoding = sum(self._decode(*each, ranks) for each in zip(media, shares, strict=True))
         # Decoding runs ahead in processes of its own: what is waited for is what it takes longer.
         # On a CPU it takes the cores that the rest needs.
         hidden = prepare + vision if machine.runs_ahead else 0.0
@@ -112,6 +113,15 @@ class FrontCosts:
     def _attention(self, flops: float, head_dim: int, ranks: int) -> float:
         padded = padded_head_dim(head_dim, self.machine) / head_dim
         return self.machine.computed(self.machine.attention, flops * padded, ranks)
+
+    def _decode(self, medium: Media, num_units: int, ranks: int) -> float:
+        """With the decoder processes of all ranks, as many as a file's units and the cores keep
+        busy.
+        """
+        cores = self.machine.cores
+        batch = units_per_call(medium.unit_tokens * PATCHES_PER_TOKEN, self.machine.device)
+        processes = ranks * num_processes(max(2, cores // ranks), num_units, batch)
+        return source_pixels(medium) / self.machine.decode / min(processes, cores)
 
     def _prepare(self, medium: Media, num_units: int, ranks: int) -> float:
         frames = num_units / medium.num_units * len(medium.source)

@@ -63,7 +63,7 @@ class Machine:
             latency.
         launch_seconds: that the host needs for each kernel it launches.
         cores: of the CPU.
-        decode: source pixels per second that one core decodes.
+        decode: source pixels per second that a decoder process decodes.
         decode_start: seconds until the first frames of a file come.
         prepare: pixels per second, of the source and resized, that a GPU or a core resizes.
         unit_seconds: that the host needs for each unit of frames besides.

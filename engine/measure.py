@@ -25,7 +25,7 @@ from spava_app.engine.video.pixel_config import PixelConfig
 from spava_app.engine.video.preprocess import patchify_frames
 from spava_app.engine.video.probe import probe
 from spava_app.engine.video.sample import sample_times
-from spava_app.engine.video.stream import stream_units
+from spava_app.engine.video.stream import num_processes, stream_units
 from spava_app.kernels.attention import attention, visible_pairs
 from spava_app.kernels.stopwatch import time_call
 
@@ -152,14 +152,17 @@ def prepare_rates(device: torch.device) -> tuple[float, float]:
 
 
 def decode_rates() -> tuple[float, float]:
-    """Source pixels per second and core, and seconds until a file's first frames come."""
-    cores = num_cores()
+    """Source pixels per second of a decoder process, and seconds until a file's first frames come.
+
+    As many run at once as the cores keep busy, since they share the memory.
+    """
+    cores = max(2, num_cores())
     with tempfile.TemporaryDirectory(prefix="spava-calibrate-") as folder:
         media = _clip(Path(folder), minutes=min(cores, _MOST_MINUTES))
         _decode(media, cores)  # the decoder processes start
         first, total = _decode(media, cores)
     rate = source_pixels(media) / max(total - first, 1e-9)
-    return rate / cores, max(first, 1e-3)
+    return rate / num_processes(cores, media.num_units, 1), max(first, 1e-3)
 
 
 def _clip(folder: Path, minutes: int) -> Media:

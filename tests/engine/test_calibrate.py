@@ -14,7 +14,10 @@ from spava_app.errors import EngineDown, InvalidInput
 
 @pytest.mark.slow
 def test_a_cpu_is_measured_and_its_rates_are_used(tmp_path: Path) -> None:
-    machine, path = calibrate("cpu", tmp_path)
+    steps: list[str] = []
+    machine, path = calibrate("cpu", tmp_path, steps.append)
+    assert (steps[0], steps[-1]) == ("link", "decoding")
+    assert len(set(steps)) == 7
     assert path.parent == tmp_path
     assert machine.measured
     assert this_machine("cpu", tmp_path) == machine
