@@ -119,8 +119,7 @@ class FrontCosts:
         busy.
         """
         cores = self.machine.cores
-        batch = units_per_call(medium.unit_tokens * PATCHES_PER_TOKEN, self.machine.device)
-        processes = ranks * num_processes(max(2, cores // ranks), num_units, batch)
+        processes = ranks * num_processes(max(2, cores // ranks), num_units)
         return source_pixels(medium) / self.machine.decode / min(processes, cores)
 
     def _prepare(self, medium: Media, num_units: int, ranks: int) -> float:

@@ -162,7 +162,7 @@ def decode_rates() -> tuple[float, float]:
         _decode(media, cores)  # the decoder processes start
         first, total = _decode(media, cores)
     rate = source_pixels(media) / max(total - first, 1e-9)
-    return rate / num_processes(cores, media.num_units, 1), max(first, 1e-3)
+    return rate / num_processes(cores, media.num_units), max(first, 1e-3)
 
 
 def _clip(folder: Path, minutes: int) -> Media:
