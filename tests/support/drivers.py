@@ -1,6 +1,7 @@
 """Scripts and commands that ask, in processes of their own, to be ended in the middle."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -33,6 +34,8 @@ def started(words: list[str], mark: str, folder: Path) -> Iterator[subprocess.Po
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ | {MARK: mark, "TMPDIR": str(folder)},
+        # A shell that starts the tests in the background has them ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         yield process
