@@ -16,7 +16,6 @@ import torch
 from PIL import Image
 
 from spava_app import Frames, VideoQA
-from spava_app.engine.engine import Engine
 from spava_app.engine.video.cards import CardScene
 from spava_app.engine.video.client import CONVERT
 from spava_app.engine.video.decode import decode_frames
@@ -124,21 +123,19 @@ def test_damage_is_reported_and_the_rest_is_read(
 
 
 def test_a_file_that_goes_bad_after_it_was_planned(
-    qa: VideoQA, scene: CardScene, video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    qa: VideoQA, scene: CardScene, video: Path, tmp_path: Path
 ) -> None:
     """Replaced between the plan and the first frame: the ranks notice, and stay up."""
     path = tmp_path / "changing.mp4"
     path.write_bytes(video.read_bytes())
-    run, before = Engine.run, workers(qa)
+    before = workers(qa)
 
-    def replaced(engine, request, on_message):
-        path.write_bytes(video.read_bytes()[:-1])
-        return run(engine, request, on_message)
+    def replace(stage: str, seconds: float) -> None:
+        if stage == "start":  # the plan is made
+            path.write_bytes(video.read_bytes()[:-1])
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Engine, "run", replaced)
-        with pytest.raises(VideoError, match="was changed"):
-            qa.ask(path, scene.cards[0].question)
+    with pytest.raises(VideoError, match="was changed"):
+        qa.ask(path, scene.cards[0].question, on_event=replace)
     assert qa.ask(video, scene.cards[0].question).text == scene.cards[0].answer
     assert workers(qa) == before
 
