@@ -166,8 +166,8 @@ def decode_rates() -> tuple[float, float]:
 
 
 def _clip(folder: Path, minutes: int) -> Media:
-    """Some minutes of video, and one in five of its frames."""
-    write_minute(folder / "minute.mp4", size=(360, 640), fps=10, key_every=100)
+    """Some minutes of video as most are made, and two of its frames each second."""
+    write_minute(folder / "minute.mp4", size=(360, 640), fps=30, key_every=250)
     repeat(folder / "minute.mp4", folder / "clip.mp4", minutes)
     info = probe(folder / "clip.mp4")
     sample = sample_times(info, fps=2.0)
