@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from spava_app.engine.layout import Layout, PromptShape
-from spava_app.engine.parallel.base import Method, make_method
+from spava_app.engine.parallel.base import Method, make_method, methods
 from spava_app.errors import InvalidInput
 
 AUTO = "auto"
@@ -50,6 +50,8 @@ def variants(method: str, options: Mapping[str, Any], world_size: int) -> tuple[
     Raises:
         InvalidInput: an unknown method, or options that it does not take.
     """
+    if method not in (AUTO, *methods()):
+        raise InvalidInput("method", method, f"choose auto or one of {', '.join(methods())}")
     if method != AUTO:
         return (Variant(make_method(method, options), dict(options)),)
     hosts: list[dict[str, Any]] = [{}]

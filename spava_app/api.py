@@ -13,7 +13,7 @@ from spava_app.conversation import Conversation
 from spava_app.engine.plan import Plan
 from spava_app.errors import SpavaError
 from spava_app.looking import Asked, Files
-from spava_app.options import AskOptions, FrameOptions
+from spava_app.options import AskOptions, FrameOptions, check_options
 from spava_app.session import OnEvent, OnText, Session
 from spava_app.streaming import Event, streamed
 
@@ -97,14 +97,14 @@ class VideoQA(Session):
             OutOfMemory: it does not fit into the memory of a GPU or of the machine.
             EngineDown: a worker died; the next question starts new ones.
         """
-        asked = Asked(video, question, **options)
+        asked = _asked(video, question, options)
         return self._ask(asked, on_event=on_event, on_text=on_text, cancel=cancel)
 
     def stream(self, video: Files, question: str, **options: Unpack[AskOptions]) -> Iterator[Event]:
         """As `ask`, yielding `StageBegan` and `TextPiece` as they come, and the `Answer` last.
         Closing the iterator takes the question back.
         """
-        return streamed(partial(self._ask, Asked(video, question, **options)))
+        return streamed(partial(self._ask, _asked(video, question, options)))
 
     def plan(self, video: Files, question: str, **options: Unpack[AskOptions]) -> Plan:
         """What `ask` would do, in numbers; no worker is started and no frame decoded.
@@ -112,7 +112,7 @@ class VideoQA(Session):
         Raises:
             InvalidInput, VideoError: as `ask`.
         """
-        return self._plan(Asked(video, question, **options))
+        return self._plan(_asked(video, question, options))
 
     def open(self, video: Files, **options: Unpack[FrameOptions]) -> Conversation:
         """Look at `video` once, for several questions that follow each other.
@@ -120,6 +120,7 @@ class VideoQA(Session):
         Raises:
             InvalidInput, VideoError: as `ask`.
         """
+        check_options(options, FrameOptions, "open")
         return Conversation(self, video, options)
 
     def map(
@@ -140,4 +141,10 @@ class VideoQA(Session):
             In the order of `pairs`. Where a question could not be answered stands its error: no
             other is lost by it.
         """
+        check_options(options, AskOptions, "map")
         return ask_all(self, pairs, options, on_answer)
+
+
+def _asked(video: Files, question: str, options: AskOptions) -> Asked:
+    check_options(options, AskOptions, "a question")
+    return Asked(video, question, **options)

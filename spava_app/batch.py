@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from spava_app.answer import Answer
 from spava_app.engine.scratch import scratch_path
-from spava_app.errors import SpavaError
+from spava_app.errors import InvalidInput, SpavaError
 from spava_app.looking import Asked, Files, Seen, look
 from spava_app.options import AskOptions
 from spava_app.session import Session
@@ -20,7 +21,7 @@ def ask_all(
     on_answer: OnAnswer | None,
 ) -> list[Answer | SpavaError]:
     """See `VideoQA.map`."""
-    questions = [Asked(video, question, **options) for video, question in pairs]
+    questions = [Asked(*_pair(number, pair), **options) for number, pair in _numbered(pairs)]
     groups: dict[object, list[int]] = {}
     for number, asked in enumerate(questions):
         groups.setdefault(_same(asked.video), []).append(number)
@@ -52,6 +53,18 @@ def _ask_group(session: Session, group: dict[int, Asked], tell: OnAnswer) -> Non
             except SpavaError as error:
                 result = error
             tell(number, result)
+
+
+def _numbered(pairs: object) -> Iterable[tuple[int, object]]:
+    if not isinstance(pairs, Iterable) or isinstance(pairs, str):
+        raise InvalidInput("pairs", pairs, "give (video, question) pairs")
+    return enumerate(pairs)
+
+
+def _pair(number: int, pair: object) -> tuple[Any, Any]:
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
+        raise InvalidInput(f"pairs[{number}]", pair, "give (video, question)")
+    return pair[0], pair[1]
 
 
 def _same(video: Files) -> object:

@@ -4,6 +4,8 @@ decided here.
 torch and the engine are imported inside the commands, so that `spava --help` answers at once.
 """
 
+import errno
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,6 +20,7 @@ from spava_app.configuration import check_environment, read_defaults
 from spava_app.terminal import hush, reported_errors, tell_error
 
 # What typer builds on, which newer versions bring along and older ones take from click.
+_NO_WRITING = {errno.ENOSPC, errno.EBADF, errno.EIO, errno.EDQUOT}
 _ClickError: Any = typer.BadParameter.__mro__[2]
 
 
@@ -35,6 +38,13 @@ class _Group(TyperGroup):
             words = list(kwargs.get("args") or (args[0] if args else None) or sys.argv[1:])
             tell_error("UsageError", error.format_message(), as_json="--json" in words)
         except typer.Abort:
+            code = 1
+        except OSError as error:
+            if error.errno not in _NO_WRITING:
+                raise
+            # What is left in the buffer cannot be written either, and would be told at the end.
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (until the process ends)
+            tell_error("OSError", f"cannot write: {error.strerror}", as_json=False)
             code = 1
         if standalone_mode:
             sys.exit(code)

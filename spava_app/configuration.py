@@ -89,5 +89,9 @@ def _plain(name: str) -> str:
 
 
 def _unknown(name: str, known: Any) -> str:
-    close = get_close_matches(name, sorted(known), n=1)
-    return f"nothing is called so; did you mean {close[0]}?" if close else "nothing is called so"
+    # What all have in common says nothing.
+    short = {one.removeprefix(_PREFIX): one for one in known}
+    close = get_close_matches(name.removeprefix(_PREFIX), sorted(short), n=1)
+    if not close:
+        return "nothing is called so"
+    return f"nothing is called so; did you mean {short[close[0]]}?"

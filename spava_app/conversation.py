@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Self
@@ -10,9 +11,11 @@ from typing_extensions import Unpack
 
 from spava_app.answer import Answer
 from spava_app.engine.content import stamp_of
-from spava_app.engine.scratch import scratch_folder
+from spava_app.engine.scratch import scratch_path
+from spava_app.engine.turns import Turns
+from spava_app.errors import EngineError
 from spava_app.looking import Asked, Files, Seen, look
-from spava_app.options import AnswerOptions, FrameOptions
+from spava_app.options import AnswerOptions, FrameOptions, check_options
 from spava_app.session import OnEvent, OnText, Session
 from spava_app.streaming import Event, streamed
 
@@ -33,8 +36,9 @@ class Conversation:
         self.history: list[tuple[str, str]] = []
         self._session, self._about = session, Asked(video, "", **frames)
         self._about.check()
-        self._scratch = scratch_folder("frames")
-        self._lock = threading.Lock()
+        self._open = ExitStack()
+        self._scratch = self._open.enter_context(scratch_path("frames"))
+        self._turns, self._closed = Turns(), False
         self._seen: list[Seen] = []
         self._stamps: list[tuple[int, ...]] = []
         try:
@@ -51,7 +55,8 @@ class Conversation:
 
     def close(self) -> None:
         """Forget the videos; the model stays."""
-        self._scratch.cleanup()
+        self._closed = True
+        self._open.close()
 
     def ask(
         self,
@@ -65,7 +70,10 @@ class Conversation:
         """The next question; arguments and errors as in `VideoQA.ask`. A question that fails leaves
         the conversation as it was.
         """
-        with self._lock:
+        check_options(options, AnswerOptions, "a question of a conversation")
+        with self._turns.turn(lambda: cancel is not None and cancel.is_set()):
+            if self._closed:
+                raise EngineError("the conversation was closed: open another")
             asked = Asked(
                 **{
                     **vars(self._about),
@@ -91,7 +99,7 @@ class Conversation:
 
     def _look(self) -> None:
         stamps = self._stamps_now()
-        self._seen = look(self._about, Path(self._scratch.name))
+        self._seen = look(self._about, self._scratch)
         self._stamps = stamps
 
     def _stamps_now(self) -> list[tuple[int, ...]]:

@@ -3,7 +3,7 @@
 from spava_app.engine.joined.place import Place
 from spava_app.errors import InvalidInput, check_count
 
-_CPU_RANKS = 2
+_CPU_RANKS, _MOST_RANKS = 2, 64
 
 
 def choose_ranks(
@@ -22,8 +22,8 @@ def choose_ranks(
     """
     import torch
 
-    check_count("cpu_ranks", cpu_ranks, least=1)
-    if isinstance(gpus, str) and gpus != "auto":
+    check_count("cpu_ranks", cpu_ranks, least=1, most=_MOST_RANKS)
+    if gpus is None or (isinstance(gpus, str) and gpus != "auto"):
         raise InvalidInput("gpus", gpus, "give auto or a number")
     if gpus != "auto":
         check_count("gpus", gpus, least=0)

@@ -55,7 +55,16 @@ class Asked:
 
     def check(self) -> None:
         """Raise InvalidInput for numbers and kinds that are never right."""
-        check_count("max_new_tokens", self.max_new_tokens or 0, least=1)
+        if self.max_new_tokens is None:
+            raise InvalidInput("max_new_tokens", None, "must be an integer of at least 1")
+        check_count("max_new_tokens", self.max_new_tokens, least=1)
+        for name in ("method", "frame_rule"):
+            value = getattr(self, name)
+            if not isinstance(value, str | None):
+                raise InvalidInput(name, value, "give its name")
+        if not isinstance(self.method_options, Mapping | None):
+            fix = "give a dictionary of the method's options"
+            raise InvalidInput("method_options", self.method_options, fix)
         check_count("max_visual_tokens", self.max_visual_tokens, least=1)
         check_count("max_pixels", self.max_pixels, least=FLOOR_TOKENS * PIXELS_PER_TOKEN)
         if not isinstance(self.sampling, Sampling | None):
@@ -71,7 +80,10 @@ class Asked:
         given = self.video
         if self.text:
             return ()
-        if isinstance(given, str) and not given:
+        listed = isinstance(given, list | tuple) and any(
+            isinstance(it, str) and not it for it in given
+        )
+        if listed or (isinstance(given, str) and not given):
             raise InvalidInput("video", given, "must not be empty")
         if isinstance(given, str | Path | Frames | np.ndarray | Tensor):
             return [given]

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing_extensions import TypedDict
 
 from spava_app.engine.sampler import Sampling
+from spava_app.errors import InvalidInput
 
 
 class FrameOptions(TypedDict, total=False):
@@ -56,3 +57,11 @@ class AskOptions(FrameOptions, AnswerOptions, total=False):
     """
 
     history: Sequence[tuple[str, str]]
+
+
+def check_options(given: Mapping[str, object], allowed: type, what: str) -> None:
+    """Raise InvalidInput for an option that is none of `allowed`, one of the classes above."""
+    names: frozenset[str] = allowed.__optional_keys__  # type: ignore[attr-defined]
+    for name, value in given.items():
+        if name not in names:
+            raise InvalidInput(name, value, f"{what} takes {', '.join(sorted(names))}")

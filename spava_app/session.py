@@ -75,6 +75,13 @@ class Session:
         if not isinstance(model, str | Path):
             fix = "give embedded, the path of a model folder, or a name on the hub"
             raise InvalidInput("model", model, fix)
+        for name, value in (("allow_pickle", allow_pickle), ("cache", cache)):
+            if not isinstance(value, bool):
+                raise InvalidInput(name, value, "give True or False")
+        if not isinstance(method, str):
+            raise InvalidInput("method", method, "give its name, or auto")
+        if not isinstance(method_options, Mapping | None):
+            raise InvalidInput("method_options", method_options, "give a dictionary")
         options = dict(method_options or {})
         self._method = method
         self._calls = calls_here()
@@ -124,6 +131,7 @@ class Session:
 
     def _planned(self, asked: Asked) -> Plan:
         asked.check()
+        TextStream(self._prompts.decode, asked.stop_strings)  # refuses wrong ones
         self._prompts.check(asked.question, asked.history, asked.text)
         with scratch_path("frames") as scratch:
             return self._decide(asked, look(asked, scratch))[1]
@@ -133,7 +141,9 @@ class Session:
         if asked.method is not None or asked.method_options is not None:
             options = dict(asked.method_options or {})
             ranks = prepare.forecaster.world_size
-            chosen = variants(asked.method or self._method, options, ranks)
+            chosen = variants(
+                self._method if asked.method is None else asked.method, options, ranks
+            )
             prepare = replace(prepare, variants=chosen)
         return prepare(asked, seen)
 
@@ -151,6 +161,11 @@ class Session:
         Args:
             looked: gives what was looked at, where that was done before.
         """
+        for name, call in (("on_event", on_event), ("on_text", on_text)):
+            if call is not None and not callable(call):
+                raise InvalidInput(name, call, "give a function")
+        if not isinstance(cancel, threading.Event | None):
+            raise InvalidInput("cancel", cancel, "give a threading.Event")
         run = partial(self._answer, asked, looked, cancel)
         return self._calls.call("ask", run, Answer, on_event=on_event, on_text=on_text)
 

@@ -11,7 +11,7 @@ from spava_app.answer import Answer
 from spava_app.engine.plan import Plan
 from spava_app.errors import CheckpointError, InvalidInput
 from spava_app.looking import Asked
-from spava_app.options import AnswerOptions
+from spava_app.options import AnswerOptions, check_options
 from spava_app.session import OnEvent, OnText, Session
 from spava_app.streaming import Event, streamed
 
@@ -92,6 +92,7 @@ class TextQA(Session):
 
 
 def _asked(text: str | Path, question: str, options: AnswerOptions) -> Asked:
+    check_options(options, AnswerOptions, "a question about a text")
     if isinstance(text, Path):
         text = _read(text)
     if not isinstance(text, str) or not text.strip():

@@ -215,8 +215,10 @@ def _option(name: str, annotation: Any, default: Any) -> inspect.Parameter:
     kind, *extras = get_args(annotation) or (annotation,)
     if extras and isinstance(extras[0], OptionInfo):
         extras[0] = copy(extras[0])
-        # Flags are told by what they are called on the command line: --json is SPAVA_JSON.
-        long = [word for word in extras[0].param_decls or () if word.startswith("--")]
+        # Flags are told by what they are called on the command line: --json is SPAVA_JSON. In an
+        # annotation the first of these words stands where otherwise the default does.
+        words = (extras[0].default, *(extras[0].param_decls or ()))
+        long = [word for word in words if isinstance(word, str) and word.startswith("--")]
         written = long[0].strip("-").replace("-", "_") if long else name
         extras[0].envvar = f"{ENVIRONMENT}{written.upper()}"
         extras[0].show_envvar = False  # said once, below the list of commands

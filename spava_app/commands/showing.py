@@ -17,7 +17,7 @@ class Ask(Protocol):
 
 def show_answer(ask: Ask, stages: Stages, *, as_json: bool) -> None:
     """Ask, and show what comes."""
-    streams = sys.stdout.isatty() and not as_json
+    streams = sys.stdout is not None and sys.stdout.isatty() and not as_json
     begun = False
 
     def show(piece: str) -> None:

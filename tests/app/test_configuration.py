@@ -1,12 +1,17 @@
 """Options from flags, the environment and a file, in this order; unknown ones are errors."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import typer
+from typer.core import TyperGroup
 from typer.testing import CliRunner
 
 from spava_app import cli
+from spava_app.configuration import check_environment
 
 
 def plan(video: Path, *words: str, config: Path | None = None) -> dict[str, object]:
@@ -78,3 +83,36 @@ def test_an_unknown_variable_and_a_missing_file_are_told(
         done.stderr
         == "error: SPAVA_METOD='full': nothing is called so; did you mean SPAVA_METHOD?\n"
     )
+
+
+def test_every_option_is_read_from_a_variable_that_is_known(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    root = typer.main.get_command(cli.app)
+    assert isinstance(root, TyperGroup)
+    variables = {
+        str(option.envvar)
+        for command in root.commands.values()
+        for option in command.params
+        if option.param_type_name == "option" and option.name != "help"
+    }
+    assert {"SPAVA_JSON", "SPAVA_NO_CACHE", "SPAVA_ALLOW_PICKLE", "SPAVA_FPS"} <= variables
+    for name in variables:
+        monkeypatch.setenv(name, "1")
+    check_environment(root)
+
+
+def test_json_may_be_asked_for_in_the_environment(
+    video: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPAVA_JSON", "1")
+    done = CliRunner().invoke(cli.app, ["plan", str(video)])
+    assert json.loads(done.stdout)["num_tokens"] > 0
+
+
+def test_a_full_disk_below_stdout_is_one_line(video: Path) -> None:
+    with open("/dev/full", "w") as full:
+        words = [sys.executable, "-m", "spava_app", "plan", str(video), "--json"]
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120)
+    assert done.returncode == 1
+    assert done.stderr == "error: cannot write: No space left on device\n"

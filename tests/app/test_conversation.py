@@ -3,13 +3,14 @@
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from spava_app import Answer, Sampling, StageBegan, TextPiece, VideoQA
 from spava_app.engine.video.cards import CardScene, random_scene, write_video
-from spava_app.errors import InvalidInput, VideoError
+from spava_app.errors import EngineError, InvalidInput, VideoError
 
 
 @pytest.fixture(scope="module")
@@ -109,8 +110,44 @@ def test_what_cannot_be_opened_is_told_at_once(qa: VideoQA, tmp_path: Path, vide
         qa.open(tmp_path / "missing.mp4")
     with pytest.raises(InvalidInput, match="max_pixels=0"):
         qa.open(video, max_pixels=0)
-    with pytest.raises(TypeError, match="frames"):
+    with pytest.raises(InvalidInput, match="frames=3: open takes fps"):
         qa.open(video, frames=3)  # type: ignore[call-arg]
+    with pytest.raises(InvalidInput, match="text='x'"):
+        qa.plan(video, "Why?", text="x")  # type: ignore[call-arg]
+
+
+def test_a_conversation_asked_from_its_own_callback_or_closed_says_so(
+    qa: VideoQA, scene: CardScene, video: Path
+) -> None:
+    with qa.open(video) as talk:
+        with pytest.raises(EngineError, match="callback"):
+            talk.ask(scene.cards[0].question, on_event=lambda *_: talk.ask("Why?"))
+        with pytest.raises(InvalidInput, match="fps=1"):
+            talk.ask("Why?", fps=1)  # type: ignore[call-arg]
+        assert talk.ask(scene.cards[1].question).text == scene.cards[1].answer
+    with pytest.raises(EngineError, match="closed"):
+        talk.ask("Why?")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "field"),
+    [
+        ({"on_text": 5}, "on_text"),
+        ({"cancel": True}, "cancel"),
+        ({"frame_rule": [1]}, "frame_rule"),
+        ({"method": ["full"]}, "method"),
+        ({"method": ""}, "method"),
+        ({"method_options": "ab"}, "method_options"),
+        ({"max_new_tokens": np.zeros(3)}, "max_new_tokens"),
+        ({"stop_strings": "abc"}, "stop_strings"),
+    ],
+)
+def test_values_of_another_kind_are_told(
+    wrong: dict[str, Any], field: str, qa: VideoQA, video: Path
+) -> None:
+    with pytest.raises(InvalidInput) as error:
+        qa.ask(video, "Why?", **wrong)
+    assert error.value.field == field
 
 
 def test_many_questions_are_grouped_by_video_and_none_is_lost(
@@ -131,6 +168,9 @@ def test_many_questions_are_grouped_by_video_and_none_is_lost(
     cards = [*scene.cards[:2], *other[0].cards]
     expected = [cards[0].answer, cards[2].answer, VideoError, cards[1].answer, InvalidInput]
     assert texts == [*expected, cards[3].answer]
+    for wrong in ([(video,)], [video], None, "ab"):
+        with pytest.raises(InvalidInput, match="pairs"):
+            qa.map(wrong)  # type: ignore[arg-type]
     # The video of a group is looked at once: its second question decodes nothing.
     assert isinstance(answers[3], Answer)
     assert answers[3].usage.frames_encoded == 0
