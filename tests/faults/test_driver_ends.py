@@ -90,6 +90,8 @@ def test_ctrl_c_on_a_terminal(clip: Path, mark: str, tmp_path: Path) -> None:
     """The terminal sends it to every process of the foreground."""
     pid, terminal = pty.fork()
     if pid == 0:
+        # A shell that starts the tests in the background has them ignore Ctrl-C.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         words = [sys.executable, *COMMAND, str(clip), *QUESTION]
         os.execve(sys.executable, words, os.environ | {MARK: mark, "TMPDIR": str(tmp_path)})
     assert wait_for(lambda: any(process.rank == 0 for process in marked(mark)), SECONDS)
