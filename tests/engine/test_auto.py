@@ -116,7 +116,7 @@ def test_a_method_that_was_asked_for_is_taken() -> None:
         make_method("star", {"anchor_len": 3}),
         {"anchor_len": 3},
     )
-    with pytest.raises(InvalidInput, match="choose one of"):
+    with pytest.raises(InvalidInput, match="choose auto or one of"):
         variants("fastest", {}, 2)
 
 
