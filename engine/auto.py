@@ -43,13 +43,18 @@ class Choice:
     why: str
 
 
-def variants(method: str, options: Mapping[str, Any], world_size: int) -> tuple[Variant, ...]:
+def variants(
+    method: str, options: Mapping[str, Any] | None, world_size: int
+) -> tuple[Variant, ...]:
     """What can be chosen from: the method that was asked for, or for "auto" every candidate that
     takes the given options.
 
     Raises:
         InvalidInput: an unknown method, or options that it does not take.
     """
+    if not isinstance(options, Mapping | None):
+        raise InvalidInput("method_options", options, "give a dictionary of the method's options")
+    options = options or {}
     if method not in (AUTO, *methods()):
         raise InvalidInput("method", method, f"choose auto or one of {', '.join(methods())}")
     if method != AUTO:

@@ -19,8 +19,9 @@ from spava_app.commands.groups import spread
 from spava_app.configuration import check_environment, read_defaults
 from spava_app.terminal import hush, reported_errors, tell_error
 
-# What typer builds on, which newer versions bring along and older ones take from click.
+# What stdout says when nothing can be written to it any more.
 _NO_WRITING = {errno.ENOSPC, errno.EBADF, errno.EIO, errno.EDQUOT}
+# What typer builds on, which newer versions bring along and older ones take from click.
 _ClickError: Any = typer.BadParameter.__mro__[2]
 
 

@@ -58,13 +58,8 @@ class Asked:
         if self.max_new_tokens is None:
             raise InvalidInput("max_new_tokens", None, "must be an integer of at least 1")
         check_count("max_new_tokens", self.max_new_tokens, least=1)
-        for name in ("method", "frame_rule"):
-            value = getattr(self, name)
-            if not isinstance(value, str | None):
-                raise InvalidInput(name, value, "give its name")
-        if not isinstance(self.method_options, Mapping | None):
-            fix = "give a dictionary of the method's options"
-            raise InvalidInput("method_options", self.method_options, fix)
+        if not isinstance(self.frame_rule, str | None):
+            raise InvalidInput("frame_rule", self.frame_rule, "give its name")
         check_count("max_visual_tokens", self.max_visual_tokens, least=1)
         check_count("max_pixels", self.max_pixels, least=FLOOR_TOKENS * PIXELS_PER_TOKEN)
         if not isinstance(self.sampling, Sampling | None):

@@ -78,15 +78,10 @@ class Session:
         for name, value in (("allow_pickle", allow_pickle), ("cache", cache)):
             if not isinstance(value, bool):
                 raise InvalidInput(name, value, "give True or False")
-        if not isinstance(method, str):
-            raise InvalidInput("method", method, "give its name, or auto")
-        if not isinstance(method_options, Mapping | None):
-            raise InvalidInput("method_options", method_options, "give a dictionary")
-        options = dict(method_options or {})
         self._method = method
         self._calls = calls_here()
         device, ranks = choose_ranks(gpus, cpu_ranks, self._calls.place)
-        methods = variants(method, options, ranks)
+        methods = variants(method, method_options, ranks)
         folder = EMBEDDED if model == "embedded" else resolve_model(model)
         config = read_config(folder)
         processor = make_processor(folder, config)
@@ -139,11 +134,9 @@ class Session:
     def _decide(self, asked: Asked, seen: Sequence[Seen]) -> tuple[Any, Plan]:
         prepare = self._prepare
         if asked.method is not None or asked.method_options is not None:
-            options = dict(asked.method_options or {})
+            method = self._method if asked.method is None else asked.method
             ranks = prepare.forecaster.world_size
-            chosen = variants(
-                self._method if asked.method is None else asked.method, options, ranks
-            )
+            chosen = variants(method, asked.method_options, ranks)
             prepare = replace(prepare, variants=chosen)
         return prepare(asked, seen)
 
