@@ -4,7 +4,7 @@ W = ranks, U = units of all media, in the order of the prompt. An embedding that
 is needed need not travel, and neighbouring frames are decoded together.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -45,6 +45,21 @@ def needs(media: Sequence[Media], layout: Layout) -> Tensor:
         num_units += medium.num_units
     ranks = range(layout.world_size)
     return torch.stack([_needs(unit_of, layout, rank, num_units) for rank in ranks])
+
+
+def parts_of(
+    media: Sequence[Media], units: Sequence[int]
+) -> Iterator[tuple[Media, int, list[int]]]:
+    """Which units of which medium the numbers `units`, ascending, are; between the two, the number
+    of the medium's first visual token.
+    """
+    start = token = 0
+    for medium in media:
+        stop = start + medium.num_units
+        part = [unit - start for unit in units if start <= unit < stop]
+        if part:
+            yield medium, token, part
+        start, token = stop, token + medium.num_tokens
 
 
 def _needs(unit_of: Tensor, layout: Layout, rank: int, num_units: int) -> Tensor:

@@ -82,6 +82,13 @@ def device_name(device: str) -> str:
     return names[0] if names else platform.processor() or "cpu"
 
 
+def torch_threads(device: str, cores: int) -> int:
+    """CPU threads of torch in a rank that has so many cores. Beside a GPU little is left for them,
+    and more than a few only wait for each other: the decoders need the cores.
+    """
+    return cores if device == "cpu" else min(cores, 4)
+
+
 def num_cores() -> int:
     """Cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):

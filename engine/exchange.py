@@ -19,7 +19,7 @@ def indices(ranges: Iterable[range]) -> Tensor:
 
 def exchange_rows(
     comm: Comm, own: Tensor, owned: Sequence[Tensor], needed: Sequence[Tensor]
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """Give every rank the rows it needs.
 
     Args:
@@ -29,7 +29,8 @@ def exchange_rows(
         needed: per rank, int64 global indices of the rows it wants, in the order it wants them.
 
     Returns:
-        `[len(needed[rank]), hidden]`, in the order of `needed[rank]`.
+        The rows needed, `[len(needed[rank]), hidden]`, ordered by who sent them; and which entry of
+        `needed[rank]` each is, int64 on the CPU.
     """
     total = sum(map(len, owned))
     owner, place = torch.empty(2, total, dtype=torch.int64)
@@ -43,7 +44,5 @@ def exchange_rows(
         [len(rows) for rows in send],
         torch.bincount(source, minlength=comm.world_size).tolist(),
     )
-    out = torch.empty_like(received)
-    # What came is ordered by sender, and of one sender as it was wanted.
-    out[source.argsort(stable=True).to(own.device)] = received
-    return out
+    ranks = range(comm.world_size)
+    return received, torch.cat([(source == rank).nonzero().flatten() for rank in ranks])

@@ -5,7 +5,7 @@ T = this rank's rows, n = prompt tokens. Units are counted over all media, in th
 prompt; so are visual tokens, since units of one medium have the same number of them.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from spava_app.engine.comm import Comm
 from spava_app.engine.deadline import frames_deadline
+from spava_app.engine.dealing import parts_of
 from spava_app.engine.embedding_cache import EmbeddingCache
 from spava_app.engine.exchange import exchange_rows, indices
 from spava_app.engine.layout import Layout
@@ -65,7 +66,7 @@ class FrontEnd:
         parameters = sum(weight.numel() for weight in self.vision.parameters())
         frames = tokens = 0
         for units in dealt:
-            own = [(len(part), medium) for medium, _, part in _parts(request.media, units)]
+            own = [(len(part), medium) for medium, _, part in parts_of(request.media, units)]
             frames = max(frames, sum(count for count, _ in own) * self.processor.frames_per_unit)
             tokens = max(tokens, sum(count * medium.unit_tokens for count, medium in own))
         flops = 2.0 * parameters * tokens * PATCHES_PER_TOKEN
@@ -88,7 +89,7 @@ class FrontEnd:
             VideoError: a frame of them cannot be read.
         """
         hidden = self.vision.config.out_hidden_size
-        parts = list(_parts(request.media, units))
+        parts = list(parts_of(request.media, units))
         tokens = sum(medium.unit_tokens * len(part) for medium, _, part in parts)
         encoded = self._weight.new_empty(tokens, hidden)
         start = 0
@@ -168,7 +169,9 @@ class FrontEnd:
     def deliver(
         self, request: Request, layout: Layout, dealt: Sequence[Sequence[int]], encoded: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Which of this rank's rows are visual (`[T]`, on the CPU), and their embeddings."""
+        """Which of this rank's rows are visual (int64, on the CPU), and their embeddings; in the
+        order in which they came.
+        """
         owned = [_visual_tokens(request.media, units) for units in dealt]
         # Which visual token stands at each place of the prompt.
         number = torch.full((len(request.token_ids),), -1)
@@ -177,26 +180,15 @@ class FrontEnd:
         ranks = range(self.comm.world_size)
         rows = [number[indices(layout.rows(rank))] for rank in ranks]
         needed = [numbers[numbers >= 0] for numbers in rows]
-        return rows[self.comm.rank] >= 0, exchange_rows(self.comm, encoded, owned, needed)
-
-
-def _parts(media: Sequence[Media], units: Sequence[int]) -> Iterator[tuple[Media, int, list[int]]]:
-    """Which units of which medium the numbers `units`, ascending, are; between the two, the number
-    of the medium's first visual token.
-    """
-    start = token = 0
-    for medium in media:
-        stop = start + medium.num_units
-        part = [unit - start for unit in units if start <= unit < stop]
-        if part:
-            yield medium, token, part
-        start, token = stop, token + medium.num_tokens
+        received, order = exchange_rows(self.comm, encoded, owned, needed)
+        visual = (rows[self.comm.rank] >= 0).nonzero().flatten()
+        return visual[order], received
 
 
 def _visual_tokens(media: Sequence[Media], units: Sequence[int]) -> Tensor:
     """Numbers of the visual tokens of `units`, in order."""
-    return indices(
-        range(first + unit * medium.unit_tokens, first + (unit + 1) * medium.unit_tokens)
-        for medium, first, part in _parts(media, units)
-        for unit in part
-    )
+    numbers = [torch.empty(0, dtype=torch.int64)]
+    for medium, first, part in parts_of(media, units):
+        starts = first + torch.tensor(part) * medium.unit_tokens
+        numbers.append((starts[:, None] + torch.arange(medium.unit_tokens)).flatten())
+    return torch.cat(numbers)

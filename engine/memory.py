@@ -172,5 +172,5 @@ def _vision(
     # Beside the residual stream: q, k, v, rotated and cut into windows, or the MLP's inner rows.
     inner = max(12 * config.hidden_size, 4 * config.intermediate_size)
     patch = pixels + (2 * config.hidden_size + inner) * size
-    # Exchanged: the embeddings, those that leave, those that come, and those in order.
-    return max(embeddings + batch * PATCHES_PER_TOKEN * patch, 4 * embeddings)
+    # Exchanged: the embeddings, those that leave, and those that come.
+    return max(embeddings + batch * PATCHES_PER_TOKEN * patch, 3 * embeddings)

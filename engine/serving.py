@@ -10,6 +10,7 @@ import torch
 
 from spava_app.engine import channel
 from spava_app.engine.comm import Comm
+from spava_app.engine.devices import torch_threads
 from spava_app.engine.embedding_cache import EmbeddingCache, Kind
 from spava_app.engine.exhaustion import told_when_exhausted
 from spava_app.engine.front_end import FrontEnd
@@ -32,10 +33,10 @@ def start(settings: WorkerSettings) -> Runner:
         CheckpointError: the model cannot be loaded.
         OutOfMemory: it does not fit.
     """
-    torch.set_num_threads(settings.threads)
     device = torch.device(settings.device)
     if device.type == "cuda":
         device = torch.device("cuda", settings.card)
+    torch.set_num_threads(torch_threads(device.type, settings.threads))
     with told_when_exhausted(settings.rank, device, lambda: "start"):
         return _start(settings, device)
 

@@ -44,8 +44,7 @@ def stream_units(
         device: where pictures are resized and pixels lie.
         threads: of all decoders together, at least 1. Every 2 are a process with a part of the
             units.
-        timings: host seconds spent are added to its "decode" (waiting for pictures) and
-            "preprocess".
+        timings: seconds spent are added to its "decode" (waiting for pictures) and "preprocess".
         damaged: units with frames that are damaged are added to it.
 
     Yields:
@@ -71,7 +70,7 @@ def stream_units(
         started = list(zip(parts, _started(streams), strict=True))
         spent["decode"] = spent.get("decode", 0.0) + perf_counter() - clock
         # Some of each part at a time: all processes decode ahead while a step is worked on.
-        each = -(-batch_units // processes)
+        each = units_per_process(batch_units, processes)
         for first in range(0, max(len(part.units) for part in parts), each):
             step: list[int] = []
             prepared: list[Tensor] = []
@@ -90,7 +89,12 @@ def stream_units(
                     clock = perf_counter()
                     spent["preprocess"] = spent.get("preprocess", 0.0) + clock - decoded
             if prepared:
-                yield step, torch.cat(prepared)
+                clock = perf_counter()
+                pixels = torch.cat(prepared)
+                if pixels.is_cuda:  # what the GPU has still to do belongs to this stage
+                    torch.cuda.synchronize(pixels.device)
+                spent["preprocess"] += perf_counter() - clock
+                yield step, pixels
         for _, groups in started:
             next(groups, None)  # the end: a process that has said it serves the next file
     if lost:
@@ -100,6 +104,11 @@ def stream_units(
 def num_processes(threads: int, num_units: int) -> int:
     """Decoder processes for so many units; each decodes ahead by `ring.PREFETCH_BYTES`."""
     return max(1, min(_PROCESSES, threads // _THREADS, num_units // _LEAST_UNITS))
+
+
+def units_per_process(batch_units: int, processes: int) -> int:
+    """Units of each process in a step of at least `batch_units`, if there are so many."""
+    return -(-batch_units // processes)
 
 
 class _Part:
