@@ -8,20 +8,21 @@ alone when the others are gone, since ranks on a CPU would take each other's cor
 import json
 import sys
 from dataclasses import asdict
+from typing import Any
 
 import torch
 
 from spava_app.engine.comm import Comm
-from spava_app.engine.devices import num_cores
+from spava_app.engine.costs import TOKEN_LAUNCHES
+from spava_app.engine.devices import num_cores, torch_threads
 from spava_app.engine.measure import (
     attention_curve,
-    decode_rates,
-    launch_seconds,
     link_curve,
     matmul_curve,
     memory_rate,
-    prepare_rates,
+    token_layer_seconds,
 )
+from spava_app.engine.measure_frames import decode_rates, place_seconds, prepare_rate
 
 
 def main() -> None:
@@ -33,7 +34,10 @@ def main() -> None:
     if device.type == "cuda":
         device, dtype = torch.device("cuda", rank), torch.bfloat16
         torch.cuda.set_device(device)
-    found: dict[str, object] = {}
+    threads = torch_threads(device.type, max(1, num_cores() // world_size))
+    torch.set_num_threads(threads)
+    found: dict[str, Any] = {}
+    together = None
     if world_size > 1:
         _step("link")
         comm = Comm.connect(
@@ -44,6 +48,8 @@ def main() -> None:
             deadline=settings["deadline"],
         )
         found["link"] = asdict(link_curve(comm, device))
+        _step("tokens")
+        together = token_layer_seconds(comm, device, dtype)
         comm.close()
     if rank:
         return
@@ -56,11 +62,18 @@ def main() -> None:
     _step("attention")
     found["attention"] = asdict(attention_curve(device, dtype))
     _step("launches")
-    found["launch_seconds"] = launch_seconds(device, dtype)
+    alone = token_layer_seconds(Comm(), device, dtype)
+    found["launch_seconds"] = alone / TOKEN_LAUNCHES
+    if together is not None:
+        found["gather_seconds"] = max(together - alone, 1e-6)
+    _step("places")
+    torch.set_num_threads(threads)
+    found["place_seconds"] = place_seconds()
+    torch.set_num_threads(1)
     _step("resizing")
-    found["prepare"], found["unit_seconds"] = prepare_rates(device)
+    found["prepare"] = prepare_rate(device)
     _step("decoding")
-    found["decode"], found["decode_start"] = decode_rates()
+    found |= decode_rates(device, found["prepare"])
     _print(found)
 
 

@@ -21,8 +21,8 @@ _PRODUCTS = 4
 # Kernels of a layer besides attention, and of a layer for one token, whose partial results are
 # merged even on one rank.
 LAYER_LAUNCHES, TOKEN_LAUNCHES = 13, 33
-# What a collective for one token costs the host besides, in kernels.
-_GATHER_LAUNCHES = 12
+# Of a token besides its layers: it is looked up, turned, judged and told.
+TOKEN_HEAD_LAUNCHES = 30
 
 
 def prefill_flops(
@@ -64,17 +64,18 @@ class DecoderCosts:
         return self.config.num_layers * layer + self._head(layout.world_size)
 
     def token(self, layout: Layout) -> float:
-        """Seconds for each token after the first: weights and cache are read, partial results
-        gathered, and the host launches every layer.
+        """Seconds for each token after the first: weights and cache are read, and the host
+        launches every layer and gathers partial results.
         """
         config, machine, ranks = self.config, self.machine, layout.world_size
         cached = max(layout.num_cached(rank) for rank in range(ranks))
         read = self._layer_weights * self.dtype.itemsize + cached * self._heads.kv_row
-        row = self._heads.wide_row + self._heads.lse_row
-        gathered = machine.link.seconds((ranks - 1) * row)
-        launches = TOKEN_LAUNCHES + (_GATHER_LAUNCHES if ranks > 1 else 0)
-        layer = self._together(machine.moved(read, ranks) + gathered, launches, ranks)
-        return config.num_layers * layer + self._head(ranks)
+        host = machine.launched(TOKEN_LAUNCHES, ranks)
+        if ranks > 1:
+            host += machine.gather_seconds
+        layer = self._together(machine.moved(read, ranks), host)
+        head = machine.launched(TOKEN_HEAD_LAUNCHES, ranks) + self._head(ranks)
+        return config.num_layers * layer + head
 
     @property
     def _heads(self) -> HeadShape:
@@ -103,11 +104,10 @@ class DecoderCosts:
                 work += computed + travelled
             work += machine.moved(step.copied, ranks)
         launches = LAYER_LAUNCHES + sum(step.all_launches for step in steps)
-        return self._together(work, launches, ranks)
+        return self._together(work, machine.launched(launches, ranks))
 
-    def _together(self, work: float, launches: int, world_size: int) -> float:
+    def _together(self, work: float, host: float) -> float:
         """A layer's seconds: a GPU works while the host launches what comes next."""
-        host = self.machine.launched(launches, world_size)
         return max(work, host) if self.machine.runs_ahead else work + host
 
     def _linear(self, rows: int, world_size: int) -> float:

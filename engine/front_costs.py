@@ -1,7 +1,7 @@
 """What the front end does for a request, counted from first principles, and how long it takes:
 decoding, resizing, the vision tower, the exchange of embeddings.
 
-Units are dealt to ranks evenly up to one, so the busiest rank's share decides.
+A stage takes what the rank takes that has most of it to do.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 
 from spava_app.engine.costs import LAYER_LAUNCHES, padded_head_dim
-from spava_app.engine.dealing import deal, needs
+from spava_app.engine.dealing import deal, needs, parts_of
+from spava_app.engine.decode_costs import Decoding
 from spava_app.engine.layout import Layout
 from spava_app.engine.machine import Machine
 from spava_app.engine.media import Media
@@ -18,11 +19,14 @@ from spava_app.engine.models.internvl3 import InternVisionTower
 from spava_app.engine.models.qwen2_5_vl import VisionTower
 from spava_app.engine.models.vision_batch import PATCHES_PER_TOKEN, units_per_call
 from spava_app.engine.models.vision_shapes import internvit_flops, qwen_flops
-from spava_app.engine.video.stream import num_processes
+from spava_app.engine.video.stream import units_per_process
 from spava_app.engine.video.tiles import tiles_of_grid
 
 # Products of a block of either tower.
 _PRODUCTS = 4
+# Kernels and small steps of an exchange; how often the time to read or write its rows it takes to
+# gather them, and to put them between others, which is slower.
+_EXCHANGE_LAUNCHES, _PASSES = 40, 2 + 8
 
 
 @dataclass(frozen=True)
@@ -42,20 +46,18 @@ class FrontCosts:
         """Of "decode" (waiting for frames), "preprocess", "vision" and "exchange", as if nothing of
         the media were kept from earlier questions.
         """
-        machine, ranks = self.machine, layout.world_size
-        shares = [-(-medium.num_units // ranks) for medium in media]
-        prepare = sum(self._prepare(*each, ranks) for each in zip(media, shares, strict=True))
-        vision = sum(self._encode(*each, ranks) for each in zip(media, shares, strict=True))
-        decoding = sum(self._decode(*each, ranks) for each in zip(media, shares, strict=True))
-        # Decoding runs ahead in processes of its own: what is waited for is what it takes longer.
-        # On a CPU it takes the cores that the rest needs.
-        hidden = prepare + vision if machine.runs_ahead else 0.0
-        return {
-            "decode": machine.decode_start * len(media) + max(0.0, decoding - hidden),
-            "preprocess": prepare,
-            "vision": vision,
-            "exchange": self._exchange(media, layout),
-        }
+        ranks, dealt = layout.world_size, deal(media, layout)
+        slowest: dict[str, float] = dict.fromkeys(("decode", "preprocess", "vision"), 0.0)
+        for units in dealt:
+            spent = dict.fromkeys(slowest, 0.0)
+            for medium, _, part in parts_of(media, units):
+                prepare = self._prepare(medium, len(part), ranks)
+                vision = self._encode(medium, len(part), ranks)
+                spent["decode"] += self._wait(medium, part, ranks, prepare, vision)
+                spent["preprocess"] += prepare
+                spent["vision"] += vision
+            slowest = {stage: max(slowest[stage], seconds) for stage, seconds in spent.items()}
+        return slowest | {"exchange": self._exchange(media, layout, dealt)}
 
     def vision_seconds(self, medium: Media, num_units: int) -> float:
         """Seconds of the tower for so many units on a rank alone."""
@@ -114,13 +116,21 @@ class FrontCosts:
         padded = padded_head_dim(head_dim, self.machine) / head_dim
         return self.machine.computed(self.machine.attention, flops * padded, ranks)
 
-    def _decode(self, medium: Media, num_units: int, ranks: int) -> float:
-        """With the decoder processes of all ranks, as many as a file's units and the cores keep
-        busy.
-        """
-        cores = self.machine.cores
-        processes = ranks * num_processes(max(2, cores // ranks), num_units)
-        return source_pixels(medium) / self.machine.decode / min(processes, cores)
+    def _wait(
+        self, medium: Media, units: Sequence[int], ranks: int, prepare: float, vision: float
+    ) -> float:
+        """For the pictures of `units`, which are then prepared and encoded in so many seconds."""
+        machine = self.machine
+        decoding = Decoding.of(medium, units, max(2, machine.cores // ranks))
+        processes = len(decoding.parts)
+        # The decoders of all ranks share the cores.
+        rate = machine.decode * min(1.0, machine.cores / (ranks * processes))
+        patches = medium.unit_tokens * PATCHES_PER_TOKEN
+        each = units_per_process(units_per_call(patches, machine.device), processes)
+        # On a CPU what is done meanwhile takes the cores that decoding needs.
+        hidden = 1 / len(units) if machine.runs_ahead else 0.0
+        waited = decoding.waited(rate, each, hidden * prepare, hidden * vision)
+        return machine.decode_start + waited
 
     def _prepare(self, medium: Media, num_units: int, ranks: int) -> float:
         frames = num_units / medium.num_units * len(medium.source)
@@ -129,38 +139,20 @@ class FrontCosts:
         resized = rows * cols * (tiles_of_grid(medium.grid[1:]) if tiled else 1)
         return self.machine.prepared(frames * (height * width + resized), num_units, ranks)
 
-    def _exchange(self, media: Sequence[Media], layout: Layout) -> float:
+    def _exchange(
+        self, media: Sequence[Media], layout: Layout, dealt: Sequence[Sequence[int]]
+    ) -> float:
         """The rows that come from other ranks to the one that gets most, and all that are put in
-        their places.
+        their places, which the host finds.
         """
         row = self.vision.config.out_hidden_size * self.dtype.itemsize
-        dealt = deal(media, layout)
         needed = needs(media, layout)
         seconds = 0.0
         for rank, units in enumerate(dealt):
             rows = int(needed[rank].sum())
             foreign = rows - int(needed[rank, units].sum())
-            placed = self.machine.moved(4 * rows * row, layout.world_size)
+            placed = self.machine.moved(_PASSES * rows * row, layout.world_size)
             seconds = max(seconds, self.machine.link.seconds(foreign * row) + placed)
-        return seconds
-
-
-def source_pixels(medium: Media) -> float:
-    """Pixels of all frames that decoding goes through: from one chosen frame to the next, or from
-    the last key frame before it where that is nearer.
-    """
-    source = medium.source
-    height, width = source.shape
-    if source.kind == "array":
-        return 0.0
-    if source.kind == "pictures" or len(source) < 1 or medium.picture:
-        return float(height * width * len(source))
-    stamps, frames = source.rows, medium.frames
-    # Seeks are told as time stamps; frames are taken to be as far apart as on average.
-    span = (stamps[-1] - stamps[0]) / max(1, frames[-1] - frames[0]) or 1.0
-    gone, before = 0.0, -1
-    for stamp, frame, seeks in zip(stamps, frames, source.seeks, strict=True):
-        from_key = (stamp - seeks[0]) / span + 1 if seeks else frame + 1
-        gone += min(frame - before, from_key)
-        before = frame
-    return gone * height * width
+        tokens = sum(medium.num_tokens for medium in media)
+        host = self.machine.launched(_EXCHANGE_LAUNCHES, layout.world_size)
+        return seconds + host + tokens * self.machine.place_seconds

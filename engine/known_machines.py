@@ -22,12 +22,14 @@ H200 = Machine(
     attention=Curve(((4e8, 5e12), (3e10, 1.7e14), (4.9e11, 3.3e14), (_LARGE_CALL, 6.0e14))),
     memory=3.4e12,
     link=Curve(((1e3, 4e7), (1e6, 2.5e10), (1e7, 1.2e11), (1e8, 3e11))),
-    launch_seconds=3.6e-5,
+    launch_seconds=3.0e-5,
+    gather_seconds=3e-4,
     cores=1,
-    decode=2.88e8,
-    decode_start=0.3,
-    prepare=3e9,
-    unit_seconds=5e-4,
+    decode=2.8e8,
+    decode_start=0.02,
+    prepare=4e9,
+    unit_seconds=6e-4,
+    place_seconds=4e-8,
 )
 _PCIE = Curve(((1e3, 2e7), (1e6, 8e9), (1e8, 2e10)))
 _CPU_CORE = Machine(
@@ -39,11 +41,13 @@ _CPU_CORE = Machine(
     memory=4e9,
     link=Curve(((1e3, 5e6), (1e6, 5e8), (1e7, 1e9))),
     launch_seconds=1.2e-5,
+    gather_seconds=2e-4,
     cores=1,
     decode=3e8,
     decode_start=0.05,
     prepare=2.5e8,
     unit_seconds=1e-4,
+    place_seconds=8e-8,
 )
 
 

@@ -12,6 +12,16 @@ from typing import Any
 
 # How `Machine.origin` begins where nobody has measured.
 DEFAULTS = "defaults"
+_POSITIVE = (
+    "memory",
+    "launch_seconds",
+    "gather_seconds",
+    "cores",
+    "decode",
+    "decode_start",
+    "prepare",
+    "place_seconds",
+)
 
 
 @dataclass(frozen=True)
@@ -62,11 +72,13 @@ class Machine:
         link: bytes that a rank receives in a collective; bytes per second. Its first point is the
             latency.
         launch_seconds: that the host needs for each kernel it launches.
+        gather_seconds: that a small all-gather takes, latency and host.
         cores: of the CPU.
         decode: source pixels per second that a decoder process decodes.
         decode_start: seconds until the first frames of a file come.
         prepare: pixels per second, of the source and resized, that a GPU or a core resizes.
-        unit_seconds: that the host needs for each unit of frames besides.
+        unit_seconds: that each unit of frames takes besides.
+        place_seconds: that the host needs to find where a visual token belongs.
     """
 
     device: str
@@ -77,11 +89,13 @@ class Machine:
     memory: float
     link: Curve
     launch_seconds: float
+    gather_seconds: float
     cores: int
     decode: float
     decode_start: float
     prepare: float
     unit_seconds: float
+    place_seconds: float
 
     def computed(self, rate: Curve, flops: float, world_size: int) -> float:
         """Seconds of a piece of work on one of `world_size` ranks."""
@@ -133,7 +147,7 @@ class Machine:
         for name in ("matmul", "attention", "link"):
             values[name] = Curve(_pairs(values[name]["points"]))
         machine = cls(**values)
-        for name in ("memory", "launch_seconds", "decode", "decode_start", "prepare", "cores"):
+        for name in _POSITIVE:
             if not getattr(machine, name) > 0:
                 raise ValueError(f"{name}={getattr(machine, name)!r}: must be positive")
         return machine

@@ -1,31 +1,21 @@
-"""The rates of the device this process runs on, measured with the engine's own code."""
+"""The rates of the device this process runs on, measured with the engine's own code: what the
+decoder is made of.
+"""
 
-import tempfile
+import os
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from statistics import fmean
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from spava_app.engine.comm import Comm
-from spava_app.engine.costs import TOKEN_LAUNCHES
-from spava_app.engine.devices import num_cores
-from spava_app.engine.front_costs import source_pixels
+from spava_app.engine.costs import TOKEN_HEAD_LAUNCHES, TOKEN_LAUNCHES
 from spava_app.engine.kv_cache import KVCache
 from spava_app.engine.layout import Layout
 from spava_app.engine.machine import Curve
-from spava_app.engine.media import Media
 from spava_app.engine.models.decoder import Decoder, DecoderConfig
 from spava_app.engine.parallel.base import Decode
-from spava_app.engine.processors import QwenProcessor
-from spava_app.engine.video.bench_clip import repeat, write_minute
-from spava_app.engine.video.pixel_config import PixelConfig
-from spava_app.engine.video.preprocess import patchify_frames
-from spava_app.engine.video.probe import probe
-from spava_app.engine.video.sample import sample_times
-from spava_app.engine.video.stream import num_processes, stream_units
 from spava_app.kernels.attention import attention, visible_pairs
 from spava_app.kernels.stopwatch import time_call
 
@@ -53,19 +43,8 @@ _TINY = {
     "rope_theta": 1e4,
 }
 _WARM_SECONDS = 0.5
-# Of video: enough for many cores to be busy, little enough for few.
-_MOST_MINUTES = 10
-_PIXELS = PixelConfig(min_pixels=1, max_pixels=2**24)
-
-
-class DecodeOnly(QwenProcessor):
-    """Pictures are not resized: what remains is decoding."""
-
-    def prepare(self, frames: Tensor, media: Media) -> Tensor:
-        return frames[:, 0, 0, 0]
-
-
-DECODE_ONLY = DecodeOnly(_PIXELS, _PIXELS, frozenset())
+# Of new tokens: bursts of so many.
+_BURSTS, _TOKENS = 16, 4
 
 
 def matmul_curve(device: torch.device, dtype: torch.dtype) -> Curve:
@@ -75,7 +54,7 @@ def matmul_curve(device: torch.device, dtype: torch.dtype) -> Curve:
         a = torch.randn(rows, inner, dtype=dtype, device=device)
         b = torch.randn(inner, width, dtype=dtype, device=device)
         flops = 2.0 * rows * inner * width
-        points.append((flops, flops / _seconds(lambda a=a, b=b: a @ b, device)))
+        points.append((flops, flops / seconds_of(lambda a=a, b=b: a @ b, device)))
     return Curve(tuple(points))
 
 
@@ -86,7 +65,7 @@ def attention_curve(device: torch.device, dtype: torch.dtype) -> Curve:
         q = torch.randn(rows, _HEADS, _HEAD_DIM, dtype=dtype, device=device)
         k, v = (torch.randn(rows, _KV_HEADS, _HEAD_DIM, dtype=dtype, device=device) for _ in "kv")
         flops = 4.0 * _HEADS * _HEAD_DIM * visible_pairs(rows, rows, causal=True)
-        took = _seconds(lambda q=q, k=k, v=v: attention(q, k, v, causal=True), device)
+        took = seconds_of(lambda q=q, k=k, v=v: attention(q, k, v, causal=True), device)
         points.append((flops, flops / took))
     return Curve(tuple(points))
 
@@ -94,7 +73,7 @@ def attention_curve(device: torch.device, dtype: torch.dtype) -> Curve:
 def memory_rate(device: torch.device, dtype: torch.dtype) -> float:
     """Bytes per second, read and written, of elementwise work: measured is an addition."""
     a, b, out = (torch.zeros(_ELEMENTS[device.type], dtype=dtype, device=device) for _ in range(3))
-    rate = 3 * a.nbytes / _seconds(lambda: torch.add(a, b, out=out), device)
+    rate = 3 * a.nbytes / seconds_of(lambda: torch.add(a, b, out=out), device)
     return rate * _ELEMENTWISE[device.type]
 
 
@@ -115,89 +94,63 @@ def link_curve(comm: Comm, device: torch.device) -> Curve:
 
 
 @torch.inference_mode()
-def launch_seconds(device: torch.device, dtype: torch.dtype) -> float:
-    """Seconds of the host for each kernel: of layers with next to nothing to compute."""
+def token_layer_seconds(comm: Comm, device: torch.device, dtype: torch.dtype) -> float:
+    """Seconds of a layer for one new token when there is next to nothing to compute: of the host
+    alone, and of a collective where there are several ranks. All ranks run it together.
+    """
     config = DecoderConfig.from_hf(_TINY)
     decoder = Decoder(config).to(device, dtype)
     layout = Layout(1, 1, (range(1),), (0,), 0)
     positions = torch.zeros(1, dtype=torch.int64, device=device)
     hidden = decoder.embed(torch.zeros(1, dtype=torch.int64, device=device))
 
-    def token() -> None:
+    def tokens() -> None:
         cache = KVCache(
-            config.num_layers, 2, config.num_kv_heads, config.head_dim, dtype=dtype, device=device
+            config.num_layers,
+            1 + _TOKENS,
+            config.num_kv_heads,
+            config.head_dim,
+            dtype=dtype,
+            device=device,
         )
-        decode = Decode(layout, Comm(), cache)
-        decoder(hidden, positions, decode.attend)
+        decode = Decode(layout, comm, cache)
+        for _ in range(_TOKENS):
+            decoder(hidden, positions, decode.attend)
+            decode.next_token()
+            comm.any(False, device)  # as the next token is told, which waits for all of this one
 
-    return _seconds(token, device) / config.num_layers / TOKEN_LAUNCHES
-
-
-def prepare_rates(device: torch.device) -> tuple[float, float]:
-    """Pixels per second that are resized, and seconds of the host for each unit besides."""
-    processor = QwenProcessor(_PIXELS, _PIXELS, frozenset())
-    points: list[tuple[float, float]] = []
-    for height, width in ((180, 320), (1080, 1920)):
-        frames = np.zeros((2, height, width, 3), np.uint8)
-        size = (height // 2 // 28 * 28, width // 2 // 28 * 28)
-        pixels = 2.0 * (height * width + size[0] * size[1])
-
-        def prepare(frames: np.ndarray = frames, size: tuple[int, int] = size) -> None:
-            patchify_frames(torch.from_numpy(frames).to(device), processor.video, size=size)
-
-        points.append((pixels, _seconds(prepare, device)))
-    (few, short), (many, long) = points
-    rate = (many - few) / max(long - short, 1e-9)
-    return rate, max(short - few / rate, 1e-6)
+    took: list[float] = []
+    for _ in different_cores(_BURSTS, comm.rank / comm.world_size):
+        comm.any(False, device)  # together
+        took.append(time_call(tokens, device, runs=3).median_ms)
+    layers = config.num_layers + TOKEN_HEAD_LAUNCHES / TOKEN_LAUNCHES
+    return fmean(took) / 1e3 / _TOKENS / layers
 
 
-def decode_rates() -> tuple[float, float]:
-    """Source pixels per second of a decoder process, and seconds until a file's first frames come.
+def different_cores(number: int, first: float = 0.0) -> Iterator[None]:
+    """Run this thread on so many cores, one after the other.
 
-    As many run at once as the cores keep busy, since they share the memory.
+    One that shares its silicon with a busy one is half as fast, and the system runs a thread
+    anywhere: what is to be expected is the mean.
+
+    Args:
+        first: which one comes first, as a share of all: processes must not meet on one.
     """
-    cores = max(2, num_cores())
-    with tempfile.TemporaryDirectory(prefix="spava-calibrate-") as folder:
-        media = _clip(Path(folder), minutes=min(cores, _MOST_MINUTES))
-        _decode(media, cores)  # the decoder processes start
-        first, total = _decode(media, cores)
-    rate = source_pixels(media) / max(total - first, 1e-9)
-    return rate / num_processes(cores, media.num_units), max(first, 1e-3)
+    if not hasattr(os, "sched_setaffinity"):
+        yield from (None for _ in range(number))
+        return
+    cores = sorted(os.sched_getaffinity(0))
+    try:
+        for turn in range(number):
+            place = int((turn / number + first) * len(cores)) % len(cores)
+            os.sched_setaffinity(0, {cores[place]})
+            yield
+    finally:
+        os.sched_setaffinity(0, cores)
 
 
-def _clip(folder: Path, minutes: int) -> Media:
-    """Some minutes of video as most are made, and two of its frames each second."""
-    write_minute(folder / "minute.mp4", size=(360, 640), fps=30, key_every=250)
-    repeat(folder / "minute.mp4", folder / "clip.mp4", minutes)
-    info = probe(folder / "clip.mp4")
-    sample = sample_times(info, fps=2.0)
-    fit = DECODE_ONLY.fit(len(sample), info.height, info.width, picture=False)
-    return Media(
-        path=info.path,
-        picture=False,
-        frames=sample.frames,
-        times=sample.times,
-        size=fit.size,
-        grid=fit.grid,
-        unit_tokens=fit.unit_tokens,
-        starts=tuple(range(fit.grid[0])),
-        source=info.source(sample.frames),
-    )
-
-
-def _decode(media: Media, cores: int) -> tuple[float, float]:
-    """Seconds until the first frames of a medium come, and until the last."""
-    began = time.perf_counter()
-    units = range(media.num_units)
-    stream = stream_units(media, units, DECODE_ONLY, batch_units=1, threads=cores)
-    next(stream)
-    first = time.perf_counter() - began
-    for _ in stream:
-        pass
-    return first, time.perf_counter() - began
-
-
-def _seconds(call: Callable[[], object], device: torch.device) -> float:
+def seconds_of(call: Callable[[], object], device: torch.device) -> float:
+    """How long a call takes, in the middle of much work."""
     if device.type == "cuda":
         # A card that has worked for a while draws its full power and becomes slower.
         until = time.perf_counter() + _WARM_SECONDS

@@ -34,7 +34,7 @@ from spava_app.engine.bench.report import say
 from spava_app.engine.comm import Comm
 from spava_app.engine.dealing import deal
 from spava_app.engine.front_end import FrontEnd
-from spava_app.engine.measure import DECODE_ONLY
+from spava_app.engine.measure_frames import DECODE_ONLY
 from spava_app.engine.media import Media
 from spava_app.engine.models import geometries
 from spava_app.engine.models.qwen2_5_vl import VisionConfig, VisionTower

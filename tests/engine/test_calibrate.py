@@ -17,12 +17,13 @@ def test_a_cpu_is_measured_and_its_rates_are_used(tmp_path: Path) -> None:
     steps: list[str] = []
     machine, path = calibrate("cpu", tmp_path, steps.append)
     assert (steps[0], steps[-1]) == ("link", "decoding")
-    assert len(set(steps)) == 7
+    assert len(set(steps)) == 9
     assert path.parent == tmp_path
     assert machine.measured
     assert this_machine("cpu", tmp_path) == machine
     default = default_machine("cpu", machine.name, machine.cores)
-    for name in ("matmul", "attention", "link", "memory", "decode", "prepare", "launch_seconds"):
+    rates = ("matmul", "attention", "link", "memory", "launch_seconds", "gather_seconds")
+    for name in (*rates, "decode", "decode_start", "prepare", "unit_seconds", "place_seconds"):
         assert getattr(machine, name) != getattr(default, name), name
 
 

@@ -11,7 +11,8 @@ from bare_media import bare_media
 
 from spava_app.engine.bench.cases import read_case
 from spava_app.engine.costs import DecoderCosts
-from spava_app.engine.front_costs import FrontCosts, source_pixels
+from spava_app.engine.decode_costs import Decoding
+from spava_app.engine.front_costs import FrontCosts
 from spava_app.engine.known_machines import default_machine
 from spava_app.engine.layout import PromptShape
 from spava_app.engine.machine import Curve, Machine
@@ -113,31 +114,15 @@ def test_the_way_from_a_file_on_h200s(row: dict[str, Any]) -> None:
     assert predicted["vision"] == pytest.approx(measured["vision"], rel=WITHIN)
     # From the file to embeddings; how much of decoding is hidden moves between the stages.
     assert sum(predicted.values()) == pytest.approx(measured["total"], rel=WITHIN)
-    alone = source_pixels(media) / machine.decode / (machine.cores / 2)
+    alone = Decoding.of(media, range(units), machine.cores).pixels / machine.decode
     assert alone == pytest.approx(measured["decode_alone"], rel=WITHIN)
-
-
-def test_decoding_goes_from_frame_to_frame_or_from_the_key_before_it() -> None:
-    def pixels(frames: tuple[int, ...], keys: tuple[int, ...], kind: Any = "video") -> float:
-        # Time stamps are 512 a frame, and begin at 1000.
-        rows = tuple(1000 + 512 * frame for frame in frames)
-        seeks = tuple((1000 + 512 * key,) if key else () for key in keys)
-        source = FrameSource(kind, ("",), ((0, 0),), (10, 20), rows, seeks)
-        return source_pixels(bare_media((1, 1, 1), 1, (0,), frames=frames, source=source))
-
-    assert pixels((0,), (0,)) == 200
-    assert pixels((9,), (0,)) == 10 * 200
-    assert pixels((0, 40, 99), (0, 0, 90)) == (1 + 40 + 10) * 200
-    assert pixels((0, 95, 99), (0, 90, 90)) == (1 + 6 + 4) * 200
-    assert pixels((0, 95, 99), (0, 90, 90), "pictures") == 3 * 200
-    assert pixels((0, 95, 99), (0, 90, 90), "array") == 0
 
 
 def test_a_token_is_bound_by_the_host_or_by_what_is_read() -> None:
     costs = costs_of("Qwen2.5-VL-7B")
     method = make_method("full")
     short, long = (method.layout(PromptShape(n, 64), 1) for n in (2**14, 2**24))
-    host = 28 * 33 * H200.launch_seconds
+    host = (28 * 33 + 30) * H200.launch_seconds
     assert costs.token(short) == pytest.approx(host, rel=0.05)
     read = 28 * 2**24 * 2 * 4 * 128 * 2 / H200.memory
     assert costs.token(long) == pytest.approx(read, rel=0.05)
