@@ -110,6 +110,10 @@ def test_rates_that_are_none(fps):
         Frames(FRAMES, fps=fps)
 
 
+def test_rates_of_other_libraries():
+    assert Frames(FRAMES, fps=np.float32(2)).info().duration == 6.0
+
+
 def test_pictures_of_two_sizes_name_the_odd_one(folder):
     Image.fromarray(FRAMES[0][:, :20]).save(folder / "Frame7.PNG")
     with pytest.raises(VideoError, match="must be 30x20 pixels") as caught:
