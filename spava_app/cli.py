@@ -7,7 +7,6 @@ torch and the engine are imported inside the commands, so that `spava --help` an
 import errno
 import os
 import sys
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -77,8 +76,9 @@ def _print_version(wanted: bool) -> None:
 def _root(
     context: typer.Context,
     config: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
+            metavar="PATH",
             envvar="SPAVA_CONFIG",
             help='A TOML file with options: `model = "..."` for all commands, `[ask]` for one. '
             "Flags win over the environment, and that over the file.",

@@ -60,13 +60,15 @@ def check_environment(root: TyperGroup) -> None:
             raise InvalidInput(name, os.environ[name], _unknown(name, known))
 
 
-def read_file(given: Path | None, root: TyperGroup) -> FromFile:
+def read_file(given: str | None, root: TyperGroup) -> FromFile:
     """The options in a file; none if there is no file at the usual place.
 
     Raises:
         InvalidInput: it cannot be read, is no TOML, or has keys that are no options.
     """
-    path = given or _usual_place()
+    if given == "":
+        raise InvalidInput("config", given, "must not be empty: give the path of a TOML file")
+    path = Path(given) if given else _usual_place()
     names = {command: _names(root, command) for command in root.commands}
     known = _all_names(root)
     options: dict[str, dict[str, Written]] = {command: {} for command in names}

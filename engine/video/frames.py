@@ -46,7 +46,7 @@ class Frames:
         elif (
             isinstance(self.pictures, str | Path)
             or not self.pictures
-            or not all(isinstance(path, str | Path) for path in self.pictures)
+            or not all(isinstance(path, str | Path) and path for path in self.pictures)
         ):
             fix = "give the paths of pictures, or uint8 frames [N, height, width, 3]"
             raise InvalidInput("pictures", self.pictures, fix)

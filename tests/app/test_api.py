@@ -146,6 +146,14 @@ def test_bad_input_names_the_field_and_leaves_the_workers_up(
     assert worker_ids(qa) == before
 
 
+@pytest.mark.parametrize("given", ["", ["cards.mp4", ""]])
+def test_an_empty_path_is_not_the_current_folder(given: Any, qa: VideoQA) -> None:
+    for call in (qa.ask, qa.plan, lambda video, _: qa.open(video)):
+        with pytest.raises(InvalidInput, match="must not be empty") as error:
+            call(given, "Which?")
+        assert error.value.field == "video"
+
+
 def test_bad_files_are_video_errors_and_leave_the_workers_up(
     qa: VideoQA, scene: CardScene, video: Path, tmp_path: Path
 ) -> None:

@@ -98,7 +98,7 @@ def test_arrays_of_another_kind(wrong, tmp_path):
         looked_at(wrong, tmp_path)
 
 
-@pytest.mark.parametrize("wrong", [[], ["a.png", 5], "a.png", None])
+@pytest.mark.parametrize("wrong", [[], ["a.png", 5], ["a.png", ""], "a.png", None])
 def test_lists_of_something_else(wrong):
     with pytest.raises(InvalidInput, match="pictures="):
         Frames(wrong)
