@@ -58,21 +58,27 @@ def variants(
     if method not in (AUTO, *methods()):
         raise InvalidInput("method", method, f"choose auto or one of {', '.join(methods())}")
     if method != AUTO:
-        return (Variant(make_method(method, options), dict(options)),)
+        return (_variant(method, options),)
     hosts: list[dict[str, Any]] = [{}]
     if "virtual_hosts" not in options:
         each = 2 * world_size
         hosts = [{"virtual_hosts": each * m} for m in range(1, max(2, _MOST_HOSTS // each + 1))]
     # Last, so that options that nobody takes are refused by the method that takes most.
     wanted = [{**options, **more} for more in hosts]
-    spava = [Variant(make_method(APPROXIMATE, given), given) for given in wanted]
+    spava = [_variant(APPROXIMATE, given) for given in wanted]
     exact = []
     for name in EXACT if world_size > 1 else EXACT[:1]:
         try:
-            exact.append(Variant(make_method(name, options), dict(options)))
+            exact.append(_variant(name, options))
         except InvalidInput:
             continue  # it lacks an option that was asked for
     return (*exact, *spava)
+
+
+def _variant(name: str, options: Mapping[str, Any]) -> Variant:
+    method = make_method(name, options)
+    # As the method has them: numbers of other libraries have become plain ones there.
+    return Variant(method, {option: getattr(method, option) for option in options})
 
 
 def choose(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from spava_app.errors import EngineError, InvalidInput, check_count
+from spava_app.errors import EngineError, InvalidInput, check_count, plain_number
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,10 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for name, value in list(vars(self).items()):
+            number = plain_number(value)
+            # What is no number stays, to be refused below as it was given.
+            object.__setattr__(self, name, value if number is None else number)
         if not (_finite(self.temperature) and self.temperature >= 0):
             fix = "must be a number of at least 0; 0 always takes the best token"
             raise InvalidInput("temperature", self.temperature, fix)

@@ -135,11 +135,16 @@ class VideoQA(Session):
 
         Args:
             pairs: (video, question).
-            on_answer: called with (number of the pair, answer or error) as each comes.
+            on_answer: called with (number of the pair, answer or error) as each comes. What it
+                raises ends `map` and is raised: later questions are not asked, files are closed,
+                and the workers stay up for whatever is asked next.
 
         Returns:
             In the order of `pairs`. Where a question could not be answered stands its error: no
             other is lost by it.
+
+        Raises:
+            InvalidInput: something that are no pairs, or an option that there is not.
         """
         check_options(options, AskOptions, "map")
         return ask_all(self, pairs, options, on_answer)

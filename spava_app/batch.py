@@ -21,6 +21,8 @@ def ask_all(
     on_answer: OnAnswer | None,
 ) -> list[Answer | SpavaError]:
     """See `VideoQA.map`."""
+    if on_answer is not None and not callable(on_answer):
+        raise InvalidInput("on_answer", on_answer, "give a function")
     questions = [Asked(*_pair(number, pair), **options) for number, pair in _numbered(pairs)]
     groups: dict[object, list[int]] = {}
     for number, asked in enumerate(questions):
@@ -52,7 +54,7 @@ def _ask_group(session: Session, group: dict[int, Asked], tell: OnAnswer) -> Non
                 result: Answer | SpavaError = session._ask(asked, looked)
             except SpavaError as error:
                 result = error
-            tell(number, result)
+            tell(number, result)  # outside, so that what the caller's own function raises passes
 
 
 def _numbered(pairs: object) -> Iterable[tuple[int, object]]:

@@ -7,7 +7,6 @@ torch and the engine are imported inside the commands, so that `spava --help` an
 import errno
 import os
 import sys
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -16,7 +15,8 @@ from typer.core import TyperGroup
 from spava_app import __version__
 from spava_app.commands import ask, demo, doctor, plan, synth, text
 from spava_app.commands.groups import spread
-from spava_app.configuration import check_environment, read_defaults
+from spava_app.configuration import check_environment, read_file
+from spava_app.precedence import SourcedCommand
 from spava_app.terminal import hush, reported_errors, tell_error
 
 # What stdout says when nothing can be written to it any more.
@@ -76,8 +76,9 @@ def _print_version(wanted: bool) -> None:
 def _root(
     context: typer.Context,
     config: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
+            metavar="PATH",
             envvar="SPAVA_CONFIG",
             help='A TOML file with options: `model = "..."` for all commands, `[ask]` for one. '
             "Flags win over the environment, and that over the file.",
@@ -94,12 +95,14 @@ def _root(
     with reported_errors(as_json="--json" in sys.argv, debug=False):
         assert isinstance(context.command, TyperGroup)
         check_environment(context.command)
-        context.default_map = read_defaults(config, context.command)
+        context.obj = read_file(config, context.command)
+        context.default_map = context.obj.defaults
 
 
 for _command in (ask, plan, text, doctor, demo, synth):
     _name = _command.__name__.rpartition(".")[2]
-    app.command(name=_name, epilog=_command.EPILOG)(spread(getattr(_command, _name)))
+    _decorate = app.command(name=_name, cls=SourcedCommand, epilog=_command.EPILOG)
+    _decorate(spread(getattr(_command, _name)))
 
 
 def main() -> None:

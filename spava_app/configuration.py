@@ -1,11 +1,13 @@
 """Options from a TOML file and from the environment; what nobody knows is an error.
 
 A flag wins over the environment, the environment over the file, and the file over defaults: that is
-the command line's own order, for which the file becomes the defaults of the commands.
+the command line's own order, for which the file becomes the defaults of the commands. `precedence`
+keeps it between options that exclude each other.
 """
 
 import os
 import tomllib
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,36 @@ _PREFIX = "SPAVA_"
 # Read by other parts: where things are kept, and what launch.sh is told.
 _OTHERS = {"SPAVA_CACHE", "SPAVA_CONFIG", "SPAVA_TORCH_INDEX", "SPAVA_SKIP_INSTALL"}
 
-Defaults = dict[str, dict[str, Any]]
+
+@dataclass(frozen=True)
+class Written:
+    """An option in a file.
+
+    Attributes:
+        key: as it is written: `fps`, or `ask.fps` in the table of a command.
+        value: what it is set to.
+        own: whether it is in the table of its command.
+    """
+
+    key: str
+    value: Any
+    own: bool
+
+
+@dataclass(frozen=True)
+class FromFile:
+    """The options in a file, by command and parameter."""
+
+    path: str
+    options: dict[str, dict[str, Written]]
+
+    @property
+    def defaults(self) -> dict[str, dict[str, Any]]:
+        """Their values, as the command line takes them."""
+        return {
+            command: {name: written.value for name, written in own.items()}
+            for command, own in self.options.items()
+        }
 
 
 def check_environment(root: TyperGroup) -> None:
@@ -29,24 +60,19 @@ def check_environment(root: TyperGroup) -> None:
             raise InvalidInput(name, os.environ[name], _unknown(name, known))
 
 
-def read_defaults(given: Path | None, root: TyperGroup) -> Defaults:
-    """The options in a file, by command; none if there is no file at the usual place.
+def read_file(given: str | None, root: TyperGroup) -> FromFile:
+    """The options in a file; none if there is no file at the usual place.
 
     Raises:
         InvalidInput: it cannot be read, is no TOML, or has keys that are no options.
     """
-    path = given or _usual_place()
-    if given is None and not path.is_file():
-        return {}
-    try:
-        content = tomllib.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise InvalidInput("config", str(path), f"cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InvalidInput("config", str(path), f"is no TOML: {error}") from None
+    if given == "":
+        raise InvalidInput("config", given, "must not be empty: give the path of a TOML file")
+    path = Path(given) if given else _usual_place()
     names = {command: _names(root, command) for command in root.commands}
-    defaults: Defaults = {command: {} for command in names}
     known = _all_names(root)
+    options: dict[str, dict[str, Written]] = {command: {} for command in names}
+    content = _content(path) if given is not None or path.is_file() else {}
     for key, value in content.items():
         if isinstance(value, dict):
             if key not in names:
@@ -54,14 +80,39 @@ def read_defaults(given: Path | None, root: TyperGroup) -> Defaults:
             for name, one in value.items():
                 if _plain(name) not in names[key]:
                     raise InvalidInput(f"{key}.{name}", str(path), _unknown(name, names[key]))
-                defaults[key][names[key][_plain(name)]] = one
+                option = names[key][_plain(name)]
+                _check_kind(option, f"{key}.{name}", one, path)
+                options[key][option.name] = Written(f"{key}.{name}", one, own=True)
             continue
+        if key in names:
+            fix = f"is a command: write its options below [{key}] (in {path})"
+            raise InvalidInput(key, value, fix)
         if _plain(key) not in known:
             raise InvalidInput(key, str(path), _unknown(key, known))
         for command, own in names.items():
-            if _plain(key) in own:
-                defaults[command].setdefault(own[_plain(key)], value)
-    return defaults
+            if option := own.get(_plain(key)):
+                _check_kind(option, key, value, path)
+                options[command].setdefault(option.name, Written(key, value, own=False))
+    return FromFile(str(path), options)
+
+
+def _content(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise InvalidInput("config", str(path), f"cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidInput("config", str(path), f"is no TOML: {error}") from None
+
+
+def _check_kind(option: Any, key: str, value: object, path: Path) -> None:
+    """Raise InvalidInput for kinds that no flag can have; whether a number is one, the command line
+    finds out.
+    """
+    if isinstance(value, bool) and not option.is_flag:  # by itself it would be taken as 1 or 0
+        raise InvalidInput(key, value, f"give a value, not true or false (in {path})")
+    if not isinstance(value, str | int | float):
+        raise InvalidInput(key, value, f"give one value: a string or a number (in {path})")
 
 
 def _usual_place() -> Path:
@@ -69,14 +120,14 @@ def _usual_place() -> Path:
     return Path(base) / "spava" / "config.toml"
 
 
-def _names(root: TyperGroup, command: str) -> dict[str, str]:
-    """What the options of a command are called by users, and the parameter each is."""
+def _names(root: TyperGroup, command: str) -> dict[str, Any]:
+    """The options of a command by what users call them."""
     options = [it for it in root.commands[command].params if it.param_type_name == "option"]
-    named = {}
+    named: dict[str, Any] = {}
     for option in options:
         written = next((word for word in option.opts if word.startswith("--")), option.opts[0])
         if option.name is not None and written != "--help":
-            named[_plain(written.lstrip("-"))] = option.name
+            named[_plain(written.lstrip("-"))] = option
     return named
 
 

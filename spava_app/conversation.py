@@ -34,8 +34,7 @@ class Conversation:
 
     def __init__(self, session: Session, video: Files, frames: FrameOptions) -> None:
         self.history: list[tuple[str, str]] = []
-        self._session, self._about = session, Asked(video, "", **frames)
-        self._about.check()
+        self._session, self._about = session, Asked(video, "", **frames).checked()
         self._open = ExitStack()
         self._scratch = self._open.enter_context(scratch_path("frames"))
         self._turns, self._closed = Turns(), False

@@ -22,11 +22,11 @@ def choose_ranks(
     """
     import torch
 
-    check_count("cpu_ranks", cpu_ranks, least=1, most=_MOST_RANKS)
+    cpu_ranks = check_count("cpu_ranks", cpu_ranks, least=1, most=_MOST_RANKS)
     if gpus is None or (isinstance(gpus, str) and gpus != "auto"):
         raise InvalidInput("gpus", gpus, "give auto or a number")
     if gpus != "auto":
-        check_count("gpus", gpus, least=0)
+        gpus = check_count("gpus", gpus, least=0) or 0
     found = torch.cuda.device_count() if gpus != 0 else 0
     if place is not None:
         return _of_torchrun(gpus, cpu_ranks, place, found)

@@ -4,7 +4,9 @@ What a user gave wrong is an `InvalidInput` (a `ValueError`, exit code 2) that n
 value and the fix. What went wrong inside is another `SpavaError` (exit code 1).
 """
 
+import operator
 import sys
+from numbers import Real
 
 
 class SpavaError(Exception):
@@ -93,11 +95,29 @@ class Cancelled(SpavaError):
     """The caller took the question back before there was anything of an answer."""
 
 
-def check_count(field: str, value: object, *, least: int, most: int = sys.maxsize) -> None:
-    """Raise InvalidInput unless `value` is None or an integer from `least` to `most`."""
+def plain_number(value: object) -> int | float | None:
+    """A number of any library as Python's own, which can travel as JSON; None for what is none, as
+    True and False.
+    """
+    if isinstance(value, bool):
+        return None
+    try:
+        return operator.index(value)  # type: ignore[arg-type] (that is what is asked)
+    except TypeError:
+        return float(value) if isinstance(value, Real) else None
+
+
+def check_count(field: str, value: object, *, least: int, most: int = sys.maxsize) -> int | None:
+    """`value` as a plain integer, or None if it is None.
+
+    Raises:
+        InvalidInput: it is no integer from `least` to `most`.
+    """
     if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        return None
+    count = plain_number(value)
+    if not isinstance(count, int) or count < least:
         raise InvalidInput(field, value, f"must be an integer of at least {least}")
-    if value > most:
+    if count > most:
         raise InvalidInput(field, value, f"must be at most {most}")
+    return count

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from torch import Tensor
@@ -17,7 +17,7 @@ from spava_app.engine.video.frame_source import FrameSource
 from spava_app.engine.video.frames import Frames, natural_order
 from spava_app.engine.video.probe import FolderInfo, PictureInfo, VideoInfo, look_at
 from spava_app.engine.video.sample import FrameSample, sample_rule, sample_times
-from spava_app.errors import InvalidInput, check_count
+from spava_app.errors import InvalidInput, check_count, plain_number
 
 DEFAULT_FPS = 2.0
 MAX_FRAMES = 768  # as qwen-vl-utils; a longer video is sampled evenly
@@ -53,17 +53,31 @@ class Asked:
     method: str | None = None
     method_options: Mapping[str, object] | None = None
 
-    def check(self) -> None:
-        """Raise InvalidInput for numbers and kinds that are never right."""
-        if self.max_new_tokens is None:
+    def checked(self) -> Self:
+        """The same with plain numbers, which can travel as JSON. Those of frames are not checked
+        here, because what is right depends on the video.
+
+        Raises:
+            InvalidInput: numbers and kinds that are never right.
+        """
+        new_tokens = check_count("max_new_tokens", self.max_new_tokens, least=1)
+        if new_tokens is None:
             raise InvalidInput("max_new_tokens", None, "must be an integer of at least 1")
-        check_count("max_new_tokens", self.max_new_tokens, least=1)
         if not isinstance(self.frame_rule, str | None):
             raise InvalidInput("frame_rule", self.frame_rule, "give its name")
-        check_count("max_visual_tokens", self.max_visual_tokens, least=1)
-        check_count("max_pixels", self.max_pixels, least=FLOOR_TOKENS * PIXELS_PER_TOKEN)
+        tokens = check_count("max_visual_tokens", self.max_visual_tokens, least=1)
+        least = FLOOR_TOKENS * PIXELS_PER_TOKEN
+        pixels = check_count("max_pixels", self.max_pixels, least=least)
         if not isinstance(self.sampling, Sampling | None):
             raise InvalidInput("sampling", self.sampling, "give a spava_app.Sampling")
+        return replace(
+            self,
+            num_frames=_plain(self.num_frames),
+            fps=_plain(self.fps),
+            max_pixels=pixels,
+            max_visual_tokens=tokens,
+            max_new_tokens=new_tokens,
+        )
 
     @property
     def media(self) -> Sequence[Medium]:
@@ -94,6 +108,11 @@ class Asked:
     def all_frames(self) -> bool:
         """Whether fewer frames would not be what was asked for."""
         return any(how is not None for how in (self.num_frames, self.fps, self.frame_rule))
+
+
+def _plain(value: Any) -> Any:
+    number = plain_number(value)
+    return value if number is None else number
 
 
 @dataclass(frozen=True)

@@ -125,7 +125,7 @@ class Session:
         return self._calls.call("plan", partial(self._planned, asked), Plan)
 
     def _planned(self, asked: Asked) -> Plan:
-        asked.check()
+        asked = asked.checked()
         TextStream(self._prompts.decode, asked.stop_strings)  # refuses wrong ones
         self._prompts.check(asked.question, asked.history, asked.text)
         with scratch_path("frames") as scratch:
@@ -171,7 +171,7 @@ class Session:
         on_text: OnText | None,
     ) -> Answer:
         began = time.perf_counter()
-        asked.check()
+        asked = asked.checked()
         stream = TextStream(self._prompts.decode, asked.stop_strings)
         num_tokens = 0
 

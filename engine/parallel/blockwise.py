@@ -26,7 +26,7 @@ from spava_app.engine.parallel.blockwise_work import (
 from spava_app.engine.parallel.buffers import Buffers, HeadShape
 from spava_app.engine.parallel.partials import merge_into, merge_packed, pack_partial
 from spava_app.engine.parallel.work import Step
-from spava_app.errors import InvalidInput, check_count
+from spava_app.errors import InvalidInput, check_count, plain_number
 from spava_app.kernels.lse import merge
 from spava_app.kernels.select import gather_packed, query_scores, select
 
@@ -55,8 +55,9 @@ class BlockwiseMethod(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_count("virtual_hosts", self.virtual_hosts, least=1, most=MOST_BLOCKS)
-        check_count("anchor_len", self.anchor_len, least=0)
+        hosts = check_count("virtual_hosts", self.virtual_hosts, least=1, most=MOST_BLOCKS)
+        object.__setattr__(self, "virtual_hosts", hosts)
+        object.__setattr__(self, "anchor_len", check_count("anchor_len", self.anchor_len, least=0))
         for field in ("share_anchor", "overlap"):
             if not isinstance(getattr(self, field), bool):
                 raise InvalidInput(field, getattr(self, field), "must be true or false")
@@ -105,16 +106,19 @@ class PassingMethod(BlockwiseMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_count("passing_len", self.passing_len, least=0)
-        fraction = self.passing_fraction
-        if fraction is None:
+        passing = check_count("passing_len", self.passing_len, least=0)
+        object.__setattr__(self, "passing_len", passing)
+        given = self.passing_fraction
+        if given is None:
             return
-        if self.passing_len is not None:
-            raise InvalidInput("passing_fraction", fraction, "give it or passing_len, not both")
-        if isinstance(fraction, bool) or not isinstance(fraction, int | float):
-            raise InvalidInput("passing_fraction", fraction, "must be a number")
+        if passing is not None:
+            raise InvalidInput("passing_fraction", given, "give it or passing_len, not both")
+        fraction = plain_number(given)
+        if fraction is None:
+            raise InvalidInput("passing_fraction", given, "must be a number")
         if not 0 <= fraction <= 1:
-            raise InvalidInput("passing_fraction", fraction, "must be 0 to 1")
+            raise InvalidInput("passing_fraction", given, "must be 0 to 1")
+        object.__setattr__(self, "passing_fraction", fraction)
 
     def passing(
         self, candidates: tuple[range, ...], block_len: int, default: int

@@ -15,7 +15,7 @@ from torch import Tensor
 from spava_app.engine.video.frame_source import FrameSource
 from spava_app.engine.video.index import FrameIndex
 from spava_app.engine.video.probe import VideoInfo, picture_files
-from spava_app.errors import InvalidInput, VideoError
+from spava_app.errors import InvalidInput, VideoError, plain_number
 
 _FASTEST = 1000.0
 
@@ -37,15 +37,16 @@ class Frames:
     fps: float = 1.0
 
     def __post_init__(self) -> None:
-        number = isinstance(self.fps, int | float) and not isinstance(self.fps, bool)
-        if not number or not 0 < self.fps <= _FASTEST:
+        rate = plain_number(self.fps)
+        if rate is None or not 0 < rate <= _FASTEST:
             raise InvalidInput("fps", self.fps, f"give frames per second, up to {_FASTEST:.0f}")
+        object.__setattr__(self, "fps", rate)
         if isinstance(self.pictures, np.ndarray | Tensor):
             _check_array(self.pictures)
         elif (
             isinstance(self.pictures, str | Path)
             or not self.pictures
-            or not all(isinstance(path, str | Path) for path in self.pictures)
+            or not all(isinstance(path, str | Path) and path for path in self.pictures)
         ):
             fix = "give the paths of pictures, or uint8 frames [N, height, width, 3]"
             raise InvalidInput("pictures", self.pictures, fix)

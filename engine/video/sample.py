@@ -9,7 +9,7 @@ import numpy as np
 
 from spava_app.engine.video.frame_rules import RULES
 from spava_app.engine.video.probe import VideoInfo
-from spava_app.errors import InvalidInput
+from spava_app.errors import InvalidInput, plain_number
 
 # Times are sums of container ticks: an instant that falls on a frame up to rounding means it.
 _ROUNDING = 1e-6
@@ -56,20 +56,19 @@ def sample_times(
     limit = info.num_frames
     if max_frames is not None:
         limit = min(limit, _count("max_frames", max_frames))
-    if fps is None:
+    rate = None if fps is None else _rate(fps)
+    if rate is None:
         wanted = _count("num_frames", num_frames)
-    elif not _is_number(fps) or not (math.isfinite(fps) and fps > 0):
-        raise InvalidInput("fps", fps, "give a positive number of frames per second")
     else:
-        steps = (info.duration - _ROUNDING) * fps
+        steps = (info.duration - _ROUNDING) * rate
         wanted = limit + 1 if steps > limit else max(1, math.ceil(steps))
     if wanted >= info.num_frames == limit:
         return _sample(info, np.arange(limit))
-    if fps is None or wanted > limit:
+    if rate is None or wanted > limit:
         parts = min(wanted, limit)
         instants = np.arange(parts) * (info.duration / parts)
     else:
-        instants = np.arange(wanted) / fps
+        instants = np.arange(wanted) / rate
     shown = np.searchsorted(info.index.times, instants + _ROUNDING, side="right") - 1
     return _sample(info, np.unique(shown))
 
@@ -94,11 +93,15 @@ def _sample(info: VideoInfo, frames: np.ndarray) -> FrameSample:
     return FrameSample(tuple(frames.tolist()), tuple(times.tolist()), interval)
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
+def _rate(fps: float) -> float:
+    rate = plain_number(fps)
+    if rate is None or not (math.isfinite(rate) and rate > 0):
+        raise InvalidInput("fps", fps, "give a positive number of frames per second")
+    return rate
 
 
 def _count(field: str, value: int | None) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+    count = plain_number(value)
+    if not isinstance(count, int) or count < 1:
         raise InvalidInput(field, value, "give a whole number of frames, at least 1")
-    return int(value)
+    return count

@@ -1,6 +1,5 @@
 """`spava ask`: a question about a video."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -9,7 +8,8 @@ from spava_app.commands.groups import AnswerGroup, FrameGroup, ModelGroup, Outpu
 from spava_app.commands.showing import show_answer
 from spava_app.terminal import Stages, reported_errors
 
-Video = Annotated[Path, typer.Argument(help="The video, a picture, or a folder of pictures.")]
+# No Path: of nothing that would be the current folder.
+Video = Annotated[str, typer.Argument(help="The video, a picture, or a folder of pictures.")]
 NoCache = Annotated[
     bool, typer.Option("--no-cache", help="Keep no visual embeddings for the next question.")
 ]

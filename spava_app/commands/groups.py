@@ -17,6 +17,9 @@ from typer.models import OptionInfo
 from spava_app.errors import InvalidInput
 
 ENVIRONMENT = "SPAVA_"
+# Of each pair one may be given. A method besides excludes the options that it has not.
+RIVALS = (("fps", "frames"), ("fps", "frame_rule"), ("passing_fraction", "passing_len"))
+METHOD_OPTIONS = ("passing_fraction", "passing_len", "anchor_len", "virtual_hosts")
 
 
 @dataclass(frozen=True)
@@ -85,12 +88,7 @@ class ModelGroup:
 
     def keywords(self) -> dict[str, Any]:
         """Arguments of `TextQA`, and with a cache of `VideoQA`."""
-        options = {
-            "passing_fraction": self.passing_fraction,
-            "passing_len": self.passing_len,
-            "anchor_len": self.anchor_len,
-            "virtual_hosts": self.virtual_hosts,
-        }
+        options = {name: getattr(self, name) for name in METHOD_OPTIONS}
         return {
             "model": self.model,
             "gpus": count_of_gpus(self.gpus),

@@ -18,7 +18,7 @@ EPILOG = "Example: `spava synth cards.mp4 --seconds 3600 --cards 8 --seed 3`"
 
 
 def synth(
-    out: Annotated[Path, typer.Argument(metavar="OUT.mp4", help="The file to write.")],
+    out: Annotated[str, typer.Argument(metavar="OUT.mp4", help="The file to write.")],
     output: OutputGroup,
     seconds: Seconds = 300,
     cards: Annotated[int, typer.Option(help="How many cards show, each in its own colour.")] = 5,
@@ -32,10 +32,11 @@ def synth(
     or more, because by default an hour is looked at every 4.7 seconds.
     """
     with reported_errors(as_json=output.as_json, debug=output.debug):
-        if out.suffix.lower() != ".mp4":
-            raise InvalidInput("OUT", str(out), "name a file that ends in .mp4")
-        if not out.parent.is_dir():
-            raise InvalidInput("OUT", str(out), "its folder does not exist: make it first")
+        path = Path(out)
+        if path.suffix.lower() != ".mp4":
+            raise InvalidInput("OUT", out, "name a file that ends in .mp4")
+        if not path.parent.is_dir():
+            raise InvalidInput("OUT", out, "its folder does not exist: make it first")
         with Stages() as stages:
             stages.begin("load")
             from spava_app.engine.video.cards import random_scene, write_video
@@ -43,10 +44,10 @@ def synth(
             scene = random_scene(seconds, cards, seed)
             stages.begin("write video")
             try:
-                write_video(scene, out)
+                write_video(scene, path)
             except OSError as error:
-                raise InvalidInput("OUT", str(out), f"cannot be written ({error})") from error
-        _print_scene(scene, out, as_json=output.as_json)
+                raise InvalidInput("OUT", out, f"cannot be written ({error})") from error
+        _print_scene(scene, path, as_json=output.as_json)
 
 
 def _print_scene(scene: "CardScene", path: Path, *, as_json: bool) -> None:

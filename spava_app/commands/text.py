@@ -8,15 +8,14 @@ import typer
 
 from spava_app.commands.groups import AnswerGroup, ModelGroup, OutputGroup
 from spava_app.commands.showing import show_answer
+from spava_app.errors import InvalidInput
 from spava_app.terminal import Stages, reported_errors
 
 EPILOG = 'Example: `spava text book.txt "Who is the narrator?" --model ~/Llama-3.1-8B-Instruct`'
 
 
 def text(
-    file: Annotated[
-        Path, typer.Argument(allow_dash=True, help="A UTF-8 text file; `-` for standard input.")
-    ],
+    file: Annotated[str, typer.Argument(help="A UTF-8 text file; `-` for standard input.")],
     question: Annotated[str, typer.Argument(help="What to ask about it, in quotes.")],
     model: ModelGroup,
     answer: AnswerGroup,
@@ -31,11 +30,13 @@ def text(
         reported_errors(as_json=output.as_json, debug=output.debug),
         Stages() as stages,
     ):
+        if not file:
+            raise InvalidInput("text", file, "must not be empty: give the path of a file")
         stages.begin("load")
         from spava_app.text_qa import TextQA
 
         with TextQA(**model.keywords()) as qa:
-            about = sys.stdin.read() if str(file) == "-" else file
+            about = sys.stdin.read() if file == "-" else Path(file)
             show_answer(
                 lambda **hooks: qa.ask(about, question, **answer.keywords(), **hooks),
                 stages,

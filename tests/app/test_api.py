@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -126,6 +127,11 @@ def test_events_name_the_stages_in_order(qa: VideoQA, scene: CardScene, video: P
         ({"question": "\ud800"}, "question"),
         ({"question": None}, "question"),
         ({"fps": "2"}, "fps"),
+        ({"fps": np.complex64(2)}, "fps"),
+        ({"num_frames": np.True_}, "num_frames"),
+        ({"num_frames": np.float64(8)}, "num_frames"),
+        ({"max_new_tokens": np.int64(0)}, "max_new_tokens"),
+        ({"max_new_tokens": np.True_}, "max_new_tokens"),
         ({"max_new_tokens": 1.5}, "max_new_tokens"),
     ],
 )
@@ -138,6 +144,14 @@ def test_bad_input_names_the_field_and_leaves_the_workers_up(
     assert error.value.field == field
     assert qa.ask(video, card.question).text == card.answer
     assert worker_ids(qa) == before
+
+
+@pytest.mark.parametrize("given", ["", ["cards.mp4", ""]])
+def test_an_empty_path_is_not_the_current_folder(given: Any, qa: VideoQA) -> None:
+    for call in (qa.ask, qa.plan, lambda video, _: qa.open(video)):
+        with pytest.raises(InvalidInput, match="must not be empty") as error:
+            call(given, "Which?")
+        assert error.value.field == "video"
 
 
 def test_bad_files_are_video_errors_and_leave_the_workers_up(
@@ -173,6 +187,41 @@ def test_any_number_of_frames_is_served(
     check_plan(answer, card.question, num_frames)
     if num_frames == 600:
         assert answer.text == card.answer
+
+
+@pytest.mark.parametrize(
+    ("frames", "same_frames"),
+    [
+        ({"num_frames": np.int64(8)}, {"num_frames": 8}),
+        ({"fps": np.float32(0.5)}, {"fps": 0.5}),
+        ({"fps": torch.tensor(1)}, {"fps": 1}),
+    ],
+)
+def test_numbers_of_other_libraries_are_taken_as_numbers(
+    frames: dict[str, Any], same_frames: dict[str, Any], qa: VideoQA, video: Path
+) -> None:
+    """They travel to the workers, and back in the plan, as JSON."""
+    given, same = (
+        {
+            **chosen,
+            "max_pixels": whole(128 * 28**2),
+            "max_visual_tokens": whole(5000),
+            "max_new_tokens": whole(3),
+            "sampling": Sampling(real(2.0), real(0.5), whole(5), real(1.25), whole(7)),
+            "method_options": {"passing_fraction": real(0.25), "virtual_hosts": whole(6)},
+        }
+        for chosen, whole, real in ((frames, np.int64, np.float32), (same_frames, int, float))
+    )
+    answer, expected = (qa.ask(video, "Which?", **options) for options in (given, same))
+    assert (answer.text, answer.usage) == (expected.text, expected.usage)
+    described = [one.plan.to_dict() | {"seconds": 0, "why": ""} for one in (answer, expected)]
+    assert json.dumps(described[0]) == json.dumps(described[1])
+
+
+def test_counts_of_ranks_may_be_numbers_of_other_libraries(video: Path) -> None:
+    with VideoQA(cpu_ranks=np.int64(1), gpus=np.int8(0)) as qa:
+        plan = qa.plan(video, "Which?")
+    assert json.loads(json.dumps(plan.to_dict()))["world_size"] == 1
 
 
 @pytest.mark.parametrize(

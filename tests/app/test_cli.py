@@ -74,6 +74,23 @@ def test_a_wrong_input_is_one_line_and_code_2(words: list[str], says: str, text_
     assert says in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "field"),
+    [
+        (["ask", "", QUESTION], "video"),
+        (["plan", ""], "video"),
+        (["text", "", QUESTION, "--model", "no-such-folder"], "text"),
+        (["synth", ""], "OUT"),
+        (["--config", "", "plan", "cards.mp4"], "config"),
+    ],
+)
+def test_an_empty_path_is_not_the_current_folder(words: list[str], field: str) -> None:
+    done = CliRunner().invoke(cli.app, words)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"error: {field}='': ")
+    assert done.stderr.count("\n") == 1
+
+
 def test_with_json_an_error_is_one_json_line_on_stderr(tmp_path: Path) -> None:
     missing = str(tmp_path / "missing.mp4")
     done = CliRunner().invoke(cli.app, ["ask", missing, QUESTION, "--json"])

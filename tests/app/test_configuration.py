@@ -55,10 +55,15 @@ def test_the_file_is_found_at_its_usual_place(
         ("[aks]\nfps = 1\n", "did you mean ask?"),
         ("[synth]\nfps = 1\n", "synth.fps="),
         ("fps = \n", "is no TOML"),
-        ("cpu-ranks = 'two'\n", "--cpu-ranks"),
+        ("plan = 3\n", "plan=3: is a command: write its options below [plan]"),
+        ("cpu-ranks = 'two'\n", "cpu-ranks='two': "),
+        ("fps = 'fast'\n", "fps='fast': "),
+        ("[plan]\nmax_new_tokens = [4]\n", "plan.max_new_tokens=[4]: "),
+        ("frames = true\n", "frames=True: "),
+        ("json = 'perhaps'\n", "json='perhaps': "),
     ],
 )
-def test_what_nobody_knows_is_one_line(
+def test_what_nobody_knows_or_takes_is_one_line_that_names_file_and_key(
     content: str, says: str, video: Path, tmp_path: Path
 ) -> None:
     config = tmp_path / "spava.toml"
@@ -68,6 +73,119 @@ def test_what_nobody_knows_is_one_line(
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
     assert says in done.stderr
+    assert str(config) in done.stderr
+    assert "--" not in done.stderr  # no flag was given
+
+
+def test_a_wrong_value_in_the_environment_names_its_variable(
+    video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "spava.toml"
+    config.write_text("fps = 1\n")
+    monkeypatch.setenv("SPAVA_FPS", "fast")
+    words = ["--config", str(config), "plan", str(video)]
+    done = CliRunner().invoke(cli.app, words)
+    assert (done.exit_code, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert done.stderr.startswith("error: SPAVA_FPS='fast': ")
+    assert str(config) not in done.stderr
+    done = CliRunner().invoke(cli.app, [*words, "--json"])
+    assert json.loads(done.stderr)["error"]["field"] == "SPAVA_FPS"
+    # A flag is wrong by itself, wherever else there is a value.
+    done = CliRunner().invoke(cli.app, [*words, "--fps", "fast"])
+    assert (done.exit_code, "'--fps'" in done.stderr) == (2, True)
+
+
+FEW, MANY = 20, 60  # of the video of a minute: as asked for, and with one a second
+
+
+@pytest.mark.parametrize(
+    ("file", "variables", "flags", "frames"),
+    [
+        ("frames = 20", {}, ["--fps", "1"], MANY),
+        ("fps = 1", {}, ["--frames", "20"], FEW),
+        ("frames = 20", {"SPAVA_FPS": "1"}, [], MANY),
+        ("", {"SPAVA_FPS": "1"}, ["--frames", "20"], FEW),
+        ("frames = 30", {"SPAVA_FPS": "3"}, ["--frames", "20"], FEW),
+        # Those that the file has for one command win over those that it has for all.
+        ("fps = 1\n[plan]\nframes = 20", {}, [], FEW),
+        ("frames = 20\n[plan]\nfps = 1", {}, [], MANY),
+        ("fps = 3\nframes = 30", {}, ["--frames", "20"], FEW),
+        ("fps = 3", {}, ["--frame-rule", "internvl", "--frames", "20"], FEW),
+        ('frame-rule = "internvl"', {}, ["--fps", "1"], MANY),
+        # What takes no part does not beat: fps loses to the rule, which goes with frames.
+        ("frames = 20", {"SPAVA_FPS": "3"}, ["--frame-rule", "internvl"], FEW),
+    ],
+)
+def test_of_options_that_exclude_each_other_the_nearer_wins(
+    file: str,
+    variables: dict[str, str],
+    flags: list[str],
+    frames: int,
+    video: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = tmp_path / "spava.toml"
+    config.write_text(file)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    found = plan(video, *flags, config=config)
+    assert found["media"][0]["num_frames"] == frames  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("file", "flags", "method", "options"),
+    [
+        ("passing-len = 8", ["--passing-fraction", "0.5"], "spava", {"passing_fraction": 0.5}),
+        ("passing-fraction = 0.5", ["--passing-len", "8"], "spava", {"passing_len": 8}),
+        # Another method's options are of no use to the one that was asked for.
+        ("passing-fraction = 0.5\nanchor-len = 9", ["--method", "full"], "full", {}),
+        ("passing-fraction = 0.5\nanchor-len = 9", ["--method", "star"], "star", {"anchor_len": 9}),
+    ],
+)
+def test_options_of_methods_give_way_to_nearer_ones(
+    file: str,
+    flags: list[str],
+    method: str,
+    options: dict[str, object],
+    video: Path,
+    tmp_path: Path,
+) -> None:
+    config = tmp_path / "spava.toml"
+    config.write_text(file)
+    if method == "spava":
+        flags = [*flags, "--method", "spava"]
+    found = plan(video, *flags, config=config)
+    assert (found["method"], found["options"]) == (method, options)
+
+
+@pytest.mark.parametrize(
+    ("file", "variables", "flags"),
+    [
+        ("", {}, ["--fps", "1", "--frames", "20"]),
+        ("fps = 1\nframes = 20", {}, []),
+        ("[plan]\nfps = 1\nframes = 20", {}, []),
+        ("", {"SPAVA_FPS": "1", "SPAVA_FRAMES": "20"}, []),
+        ("", {}, ["--fps", "1", "--frame-rule", "internvl"]),
+        ("passing-len = 8\npassing-fraction = 0.5", {}, []),
+        ('method = "full"\nanchor-len = 9', {}, []),
+        ('method = "full"', {}, ["--anchor-len", "9"]),
+    ],
+)
+def test_from_one_source_they_remain_an_error(
+    file: str,
+    variables: dict[str, str],
+    flags: list[str],
+    video: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = tmp_path / "spava.toml"
+    config.write_text(file)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    done = CliRunner().invoke(cli.app, ["--config", str(config), "plan", str(video), *flags])
+    assert (done.exit_code, done.stdout, done.stderr.count("\n")) == (2, "", 1)
 
 
 def test_an_unknown_variable_and_a_missing_file_are_told(

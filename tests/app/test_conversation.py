@@ -1,6 +1,7 @@
 """Streams, conversations and many questions at once, with real workers and real files."""
 
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -174,6 +175,39 @@ def test_many_questions_are_grouped_by_video_and_none_is_lost(
     # The video of a group is looked at once: its second question decodes nothing.
     assert isinstance(answers[3], Answer)
     assert answers[3].usage.frames_encoded == 0
+
+
+@pytest.mark.parametrize("fault", [RuntimeError("mine"), InvalidInput("mine", 1, "is wrong")])
+def test_an_error_of_the_callers_own_ends_a_map_and_nothing_else(
+    fault: Exception,
+    qa: VideoQA,
+    scene: CardScene,
+    video: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also one of a kind that, coming from a question, would stand in its place."""
+    card = scene.cards[0]
+    qa.start()
+    workers = [worker.process.pid for worker in qa._engine._workers]
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    told: list[int] = []
+
+    def fail(number: int, answer: object) -> None:
+        told.append(number)
+        if len(told) == 2:
+            raise fault
+
+    frames = np.zeros((4, 64, 64, 3), np.uint8)
+    with pytest.raises(type(fault)) as raised:
+        qa.map([(video, card.question), *[(frames, "What?")] * 3], on_answer=fail, fps=1)
+    assert raised.value is fault
+    assert told == [0, 1]  # the questions after it were not asked
+    assert list(tmp_path.iterdir()) == []
+    assert qa.ask(video, card.question, fps=1).text == card.answer
+    assert [worker.process.pid for worker in qa._engine._workers] == workers
+    with pytest.raises(InvalidInput, match="on_answer=5: give a function"):
+        qa.map([(video, card.question)], on_answer=5)  # type: ignore[arg-type]
 
 
 def test_a_method_may_be_chosen_for_one_question(

@@ -93,8 +93,7 @@ def internvl(tmp_path_factory: pytest.TempPathFactory) -> Preparer:
 
 def ask(preparer: Preparer, video: Path | list[Path], **how: Any) -> tuple[Request, Plan]:
     given = {"num_frames": None, "fps": None, "history": (), "max_new_tokens": ANSWER, **how}
-    asked = Asked(video, question="What is in it?", **given)
-    asked.check()
+    asked = Asked(video, question="What is in it?", **given).checked()
     return preparer(asked, look(asked))
 
 

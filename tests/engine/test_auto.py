@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -118,6 +119,16 @@ def test_a_method_that_was_asked_for_is_taken() -> None:
     )
     with pytest.raises(InvalidInput, match="choose auto or one of"):
         variants("fastest", {}, 2)
+
+
+@pytest.mark.parametrize("method", ["spava", "auto"])
+def test_numbers_of_other_libraries_become_plain_options(method: str) -> None:
+    """Options are sent to the workers as JSON."""
+    given = {"virtual_hosts": np.int64(4), "passing_fraction": np.float32(0.5)}
+    [only] = variants(method, given, 2)
+    assert only.options == {"virtual_hosts": 4, "passing_fraction": 0.5}
+    assert [type(value) for value in only.options.values()] == [int, float]
+    assert only.method == make_method("spava", only.options)
 
 
 def test_heads_that_cannot_be_spread_leave_the_ring() -> None:

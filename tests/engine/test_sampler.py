@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -208,12 +209,20 @@ def test_logits_without_any_token_are_an_error_and_forbidden_tokens_are_not_draw
     assert set(draw(Sampling(1.0), logits, 20)) == {3}
 
 
+def test_settings_of_other_libraries_become_plain() -> None:
+    """They are sent to the workers as JSON."""
+    one, three, half = np.int64(1), np.uint8(3), np.float32(0.5)
+    made = Sampling(half, half, three, one, seed=one)
+    assert made == Sampling(0.5, 0.5, 3, 1, seed=1)
+    assert {type(value) for value in vars(made).values()} == {int, float}
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        *[("temperature", value) for value in (-0.1, math.nan, math.inf, "1", True, None)],
+        *[("temperature", value) for value in (-0.1, math.nan, math.inf, "1", np.True_, None)],
         *[("top_p", value) for value in (0, -0.5, 1.0001, math.nan, "0.9", True, None)],
-        *[("top_k", value) for value in (-1, 1.5, "3", True, None)],
+        *[("top_k", value) for value in (-1, 1.5, "3", True, np.True_, np.float64(3), None)],
         *[("repetition_penalty", value) for value in (0, -1.0, math.nan, math.inf, False, None)],
         *[("seed", value) for value in (-1, 0.5, 2**63, "x", True, None)],
     ],

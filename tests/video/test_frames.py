@@ -98,7 +98,7 @@ def test_arrays_of_another_kind(wrong, tmp_path):
         looked_at(wrong, tmp_path)
 
 
-@pytest.mark.parametrize("wrong", [[], ["a.png", 5], "a.png", None])
+@pytest.mark.parametrize("wrong", [[], ["a.png", 5], ["a.png", ""], "a.png", None])
 def test_lists_of_something_else(wrong):
     with pytest.raises(InvalidInput, match="pictures="):
         Frames(wrong)
@@ -108,6 +108,10 @@ def test_lists_of_something_else(wrong):
 def test_rates_that_are_none(fps):
     with pytest.raises(InvalidInput, match="fps="):
         Frames(FRAMES, fps=fps)
+
+
+def test_rates_of_other_libraries():
+    assert Frames(FRAMES, fps=np.float32(2)).info().duration == 6.0
 
 
 def test_pictures_of_two_sizes_name_the_odd_one(folder):

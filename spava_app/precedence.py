@@ -1,0 +1,93 @@
+"""Where the value of an option came from: what it is called where it is wrong, and which of two
+options that exclude each other counts.
+"""
+
+import os
+from dataclasses import fields
+from typing import Any
+
+import typer
+from typer.core import TyperCommand
+
+from spava_app.commands.groups import METHOD_OPTIONS, RIVALS
+from spava_app.configuration import FromFile, Written
+from spava_app.errors import InvalidInput
+from spava_app.terminal import reported_errors
+
+
+class SourcedCommand(TyperCommand):
+    """A command that knows flags, the environment and the file apart."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        with reported_errors(as_json="--json" in args, debug=False):
+            try:
+                rest = super().parse_args(ctx, args)
+            except typer.BadParameter as error:
+                raise _named(ctx, error) or error from None
+        _drop_beaten(ctx)
+        return rest
+
+
+def _named(context: typer.Context, error: typer.BadParameter) -> InvalidInput | None:
+    """A wrong value of the environment or the file as such: nobody gave the flag it is told as."""
+    name = getattr(error.param, "name", None)
+    if name is None:
+        return None
+    fix = f"{error.message[:1].lower()}{error.message[1:]}".rstrip(".")
+    match _source(context, name):
+        case "ENVIRONMENT":
+            variable = str(getattr(error.param, "envvar", ""))
+            return InvalidInput(variable, os.environ.get(variable), fix)
+        case "DEFAULT_MAP":
+            written = _written(context, name)
+            return InvalidInput(written.key, written.value, f"{fix} (in {context.obj.path})")
+    return None
+
+
+def _drop_beaten(context: typer.Context) -> None:
+    """Take back each option that excludes one of a source that comes before its own. What is taken
+    back itself beats nothing.
+    """
+    ranks = {name: _rank(context, name) for name, it in context.params.items() if it is not None}
+    counting: list[str] = []
+    for name in sorted(ranks, key=lambda one: -ranks[one]):
+        if any(ranks[it] > ranks[name] and _beats(context, it, name) for it in counting):
+            context.params[name] = None
+        else:
+            counting.append(name)
+
+
+def _beats(context: typer.Context, nearer: str, name: str) -> bool:
+    if nearer == "method" and name in METHOD_OPTIONS:
+        return _lacks(context.params["method"], name)
+    return any({nearer, name} == set(rivals) for rivals in RIVALS)
+
+
+def _lacks(method: str, option: str) -> bool:
+    """Whether this method has no such option; of one that does not exist nothing is known."""
+    from spava_app.engine.parallel.base import methods
+
+    known = methods().get(method)
+    return known is not None and option not in {field.name for field in fields(known)}
+
+
+def _rank(context: typer.Context, name: str) -> int:
+    """The higher, the nearer to the caller."""
+    match _source(context, name):
+        case "COMMANDLINE":
+            return 4
+        case "ENVIRONMENT":
+            return 3
+        case "DEFAULT_MAP":
+            return 2 if _written(context, name).own else 1
+    return 0
+
+
+def _source(context: typer.Context, name: str) -> str:
+    # By its name: it is click's own, or typer's copy of it.
+    return getattr(context.get_parameter_source(name), "name", "")
+
+
+def _written(context: typer.Context, name: str) -> Written:
+    assert isinstance(context.obj, FromFile)
+    return context.obj.options[str(context.info_name)][name]
