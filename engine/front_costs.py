@@ -24,9 +24,9 @@ from spava_app.engine.video.tiles import tiles_of_grid
 
 # Products of a block of either tower.
 _PRODUCTS = 4
-# Kernels and small steps of an exchange; how often the time to read or write its rows it takes to
-# gather them, and to put them between others, which is slower.
-_EXCHANGE_LAUNCHES, _PASSES = 40, 2 + 8
+# Kernels and small steps of an exchange; how often its rows are read and written: when they are
+# gathered, and when they are put in their places.
+_EXCHANGE_LAUNCHES, _PASSES = 60, 4
 
 
 @dataclass(frozen=True)

@@ -34,8 +34,8 @@ from spava_app.engine.video.stream import stream_units
 # Of video: enough for many cores to be busy, little enough for few.
 _MOST_MINUTES = 10
 _PIXELS = PixelConfig(min_pixels=1, max_pixels=2**24)
-# Resized to so little, a unit costs what does not depend on its pixels.
-_SMALL = (84, 140)
+# What models that run there let such frames become.
+_SIZES = {"cuda": (364, 644), "cpu": (84, 140)}
 # Runs of both, and seconds of the work between two steps.
 _RUNS, _WORK = 5, 0.2
 # Of a prompt whose embeddings are put in their places.
@@ -82,12 +82,12 @@ def decode_rates(device: torch.device, prepare: float) -> dict[str, float]:
         _decode(media, cores)  # the decoder processes start
         firsts, totals = zip(*(_decode(media, cores) for _ in range(_RUNS)), strict=True)
         first, total = median(firsts), median(totals)
-        small = replace(media, size=_SMALL)
-        _prepare(small, cores, device)  # kernels are built
-        preparing = fmean(_prepare(small, cores, device) for _ in different_cores(_RUNS))
+        resized = replace(media, size=_SIZES[device.type])
+        _prepare(resized, cores, device)  # kernels are built
+        preparing = fmean(_prepare(resized, cores, device) for _ in different_cores(_RUNS))
     decoding = Decoding.of(media, range(media.num_units), cores)
     rate = (decoding.pixels - decoding.first_pixels) / max(total - first, 1e-9)
-    (height, width), (rows, cols) = media.source.shape, _SMALL
+    (height, width), (rows, cols) = media.source.shape, resized.size
     preparing -= len(media.frames) * (height * width + rows * cols) / prepare
     return {
         "decode": rate,

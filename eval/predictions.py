@@ -53,16 +53,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 model = options.checkpoint or Path(folder) / "checkpoint"
                 if not (model / "config.json").exists():
                     write_checkpoint(options.model, model, "cuda" if on_gpu else "cpu")
-            rows = list(_rows(str(model), video, options))
+            rows: list[dict[str, Any]] = []
+            for row in _rows(str(model), video, options):
+                rows.append(row)
+                _write(found, options, rows)  # each time: what comes may be cut short
         except SpavaError as error:
             sys.stderr.write(f"{error}\n")
             return error.exit_code
+    return 0
+
+
+def _write(
+    found: dict[str, Any], options: argparse.Namespace, rows: Sequence[dict[str, Any]]
+) -> None:
     if options.json is not None:
         settings = {name: value for name, value in vars(options).items() if name != "json"}
         settings["checkpoint"] = str(settings["checkpoint"] or "")
         whole = {"versions": found, **settings, "rows": rows}
         options.json.write_text(json.dumps(whole, indent=1) + "\n")
-    return 0
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

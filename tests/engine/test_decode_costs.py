@@ -91,3 +91,7 @@ def test_a_process_that_has_more_to_do_is_waited_for() -> None:
     assert Decoding([[1, 1], [4, 1]], ahead=9).waited(RATE, each=1, prepare=0, work=2) == 4
     uneven = Decoding([[1, 1, 1], [1]], ahead=9)
     assert uneven.waited(RATE, each=1, prepare=0, work=0) == 3
+
+
+def test_nothing_is_prepared_before_every_process_has_its_first_unit() -> None:
+    assert Decoding([[1, 1], [4, 1]], ahead=9).waited(RATE, each=1, prepare=2, work=0) == 4
