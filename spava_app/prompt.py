@@ -112,7 +112,10 @@ class PromptBuilder:
         parts.append({"type": "text", "text": contents[0]["content"]})
         contents[0]["content"] = _joined(parts)
         rendered = self._render(contents)
-        encoding = self._tokenizer(rendered, add_special_tokens=False, return_offsets_mapping=True)
+        # Not verbose: what is too long is told in words of ours.
+        encoding = self._tokenizer(
+            rendered, add_special_tokens=False, return_offsets_mapping=True, verbose=False
+        )
         begins = [begin for begin, _ in encoding["offset_mapping"]]
         mark = {"type": "text", "text": _MARK}
         listed = isinstance(contents[0]["content"], list)

@@ -94,6 +94,13 @@ def test_history_that_is_no_list_of_pairs(qwen: PromptBuilder, wrong: Any) -> No
         qwen.build("Why?", [fit("video", 1, 4)], wrong)
 
 
+def test_how_long_a_text_may_be_is_told_by_us_alone(
+    qwen: PromptBuilder, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert len(qwen.build("word " * 40_000, []).token_ids) > 40_000
+    assert capfd.readouterr() == ("", "")
+
+
 def test_an_empty_answer_is_part_of_a_conversation(qwen: PromptBuilder) -> None:
     built = qwen.build("Why?", [fit("video", 1, 4)], [("What?", "")])
     assert built.query_len == qwen.build("Why?", [fit("video", 1, 4)]).query_len
