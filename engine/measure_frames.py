@@ -23,12 +23,11 @@ from spava_app.engine.models.vision_shapes import qwen_config
 from spava_app.engine.parallel.base import make_method
 from spava_app.engine.processors import QwenProcessor
 from spava_app.engine.request import Request
+from spava_app.engine.video.alone import video_alone
 from spava_app.engine.video.bench_clip import repeat, write_minute
 from spava_app.engine.video.frame_source import FrameSource
 from spava_app.engine.video.pixel_config import PixelConfig
 from spava_app.engine.video.preprocess import patchify_frames
-from spava_app.engine.video.probe import probe
-from spava_app.engine.video.sample import sample_times
 from spava_app.engine.video.stream import stream_units
 
 # Of video: enough for many cores to be busy, little enough for few.
@@ -119,20 +118,7 @@ def _clip(folder: Path, cores: int) -> Media:
     minutes = min(cores, _MOST_MINUTES)
     write_minute(folder / "minute.mp4", size=(360, 640), fps=30, key_every=250)
     repeat(folder / "minute.mp4", folder / "clip.mp4", minutes)
-    info = probe(folder / "clip.mp4")
-    sample = sample_times(info, fps=1.0)
-    fit = DECODE_ONLY.fit(len(sample), info.height, info.width, picture=False)
-    return Media(
-        path=info.path,
-        picture=False,
-        frames=sample.frames,
-        times=sample.times,
-        size=fit.size,
-        grid=fit.grid,
-        unit_tokens=fit.unit_tokens,
-        starts=tuple(range(fit.grid[0])),
-        source=info.source(sample.frames),
-    )
+    return video_alone(folder / "clip.mp4", DECODE_ONLY, fps=1.0)
 
 
 def _decode(media: Media, cores: int) -> tuple[float, float]:

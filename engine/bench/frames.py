@@ -42,11 +42,10 @@ from spava_app.engine.parallel.base import make_method
 from spava_app.engine.processors import QwenProcessor
 from spava_app.engine.request import Request
 from spava_app.engine.timing import StageTimer
+from spava_app.engine.video.alone import video_alone
 from spava_app.engine.video.bench_clip import repeat, write_minute
 from spava_app.engine.video.pixel_config import PixelConfig
-from spava_app.engine.video.probe import probe
 from spava_app.engine.video.ring import PREFETCH_BYTES
-from spava_app.engine.video.sample import sample_times
 from spava_app.engine.video.stream import num_processes, stream_units
 
 EMBEDDED = Path(spava_app.__file__).parent / "assets" / "spava-tiny-vl"
@@ -118,22 +117,8 @@ def _media(folder: Path, options: argparse.Namespace) -> tuple[Media, dict[str, 
     write_minute(folder / "minute.mp4", size=(height, width), fps=options.rate, key_every=250)
     repeat(folder / "minute.mp4", folder / "long.mp4", options.minutes)
     written = time.perf_counter()
-    info = probe(folder / "long.mp4")
+    media = video_alone(folder / "long.mp4", PROCESSOR, fps=options.fps, first=TEXT)
     looked = time.perf_counter()
-    sample = sample_times(info, fps=options.fps)
-    fit = PROCESSOR.fit(len(sample), info.height, info.width, picture=False)
-    starts = range(TEXT, TEXT + fit.grid[0] * fit.unit_tokens, fit.unit_tokens)
-    media = Media(
-        path=info.path,
-        picture=False,
-        frames=sample.frames,
-        times=sample.times,
-        size=fit.size,
-        grid=fit.grid,
-        unit_tokens=fit.unit_tokens,
-        starts=tuple(starts),
-        source=info.source(sample.frames),
-    )
     return media, {"write_seconds": written - began, "probe_seconds": looked - written}
 
 

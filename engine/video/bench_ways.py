@@ -11,10 +11,9 @@ import torch
 
 from spava_app.engine.media import Media
 from spava_app.engine.processors import QwenProcessor
+from spava_app.engine.video.alone import video_alone
 from spava_app.engine.video.decode import decode_frames
 from spava_app.engine.video.pixel_config import PixelConfig
-from spava_app.engine.video.probe import probe
-from spava_app.engine.video.sample import sample_times
 from spava_app.engine.video.stream import stream_units
 
 BATCH_UNITS = 16
@@ -35,15 +34,7 @@ class Task:
 
 def plan(task: Task) -> Media:
     """The frames that are read, and how: what a driver tells its ranks."""
-    info = probe(task.path)
-    sample = sample_times(info, num_frames=task.frames)
-    fit = PROCESSOR.fit(len(sample), info.height, info.width, picture=False)
-    starts = tuple(range(0, fit.grid[0] * fit.unit_tokens, fit.unit_tokens))
-    source = info.source(sample.frames)
-    return Media(
-        *(str(task.path), False, sample.frames, sample.times),
-        *(fit.size, fit.grid, fit.unit_tokens, starts, source),
-    )
+    return video_alone(task.path, PROCESSOR, num_frames=task.frames)
 
 
 def run_ours(task: Task, decoder: str = "pyav") -> tuple[Seconds, np.ndarray]:

@@ -6,13 +6,11 @@ import pytest
 import torch
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from spava_app.engine.media import Media
 from spava_app.engine.processors import QwenProcessor
 from spava_app.engine.request import Request
+from spava_app.engine.video.alone import video_alone
 from spava_app.engine.video.cards import random_scene, write_video
 from spava_app.engine.video.pixel_config import PixelConfig
-from spava_app.engine.video.probe import probe
-from spava_app.engine.video.sample import sample_times
 
 VIDEO_ID, VISION_START, VISION_END = 290, 292, 293
 PIXELS = PixelConfig(min_pixels=28 * 28, max_pixels=84 * 84)
@@ -80,22 +78,8 @@ def request_(tmp_path_factory: pytest.TempPathFactory) -> Request:
     """27 frames (an odd number) of a generated file, and a prompt around them."""
     path = tmp_path_factory.mktemp("video") / "cards.mp4"
     write_video(random_scene(9, 1, 0), path, size=96)
-    info = probe(path)
-    sample = sample_times(info, num_frames=27)
-    fit = PROCESSOR.fit(27, info.height, info.width, picture=False)
-    [num_visual] = fit.runs
-    media = Media(
-        path=str(path),
-        picture=False,
-        frames=sample.frames,
-        times=sample.times,
-        size=fit.size,
-        grid=fit.grid,
-        unit_tokens=fit.unit_tokens,
-        starts=tuple(range(3, 3 + num_visual, fit.unit_tokens)),
-        source=info.source(sample.frames),
-    )
-    ids = (3, 4, VISION_START, *[VIDEO_ID] * num_visual, VISION_END, 7, 8, 9, 10)
+    media = video_alone(path, PROCESSOR, num_frames=27, first=3)
+    ids = (3, 4, VISION_START, *[VIDEO_ID] * media.num_tokens, VISION_END, 7, 8, 9, 10)
     return Request(
         media=(media,),
         token_ids=ids,

@@ -4,13 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from spava_app.engine.media import Media
 from spava_app.engine.processors import QwenProcessor
 from spava_app.engine.video import client
 from spava_app.engine.video import stream as stream_file
+from spava_app.engine.video.alone import video_alone
 from spava_app.engine.video.preprocess import PixelConfig, patchify_frames
-from spava_app.engine.video.probe import probe
-from spava_app.engine.video.sample import sample_times
 from spava_app.engine.video.stream import stream_units
 
 CONFIG = PixelConfig(min_pixels=784, max_pixels=784 * 6)
@@ -20,24 +18,10 @@ SIZE = (56, 84)
 
 @pytest.fixture(scope="module")
 def media_of(videos):
-    info = probe(videos.gop250)
-
     def media(num_frames):
-        sample = sample_times(info, num_frames=num_frames)
-        fit = PROCESSOR.fit(num_frames, info.height, info.width, picture=False)
-        assert fit.size == SIZE
-        starts = range(0, fit.grid[0] * fit.unit_tokens, fit.unit_tokens)
-        return Media(
-            info.path,
-            False,
-            sample.frames,
-            sample.times,
-            fit.size,
-            fit.grid,
-            fit.unit_tokens,
-            tuple(starts),
-            info.source(sample.frames),
-        )
+        found = video_alone(videos.gop250, PROCESSOR, num_frames=num_frames)
+        assert found.size == SIZE
+        return found
 
     return media
 
