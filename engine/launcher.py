@@ -12,6 +12,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import IO, Protocol, Self
 
+from spava_app.engine.devices import num_cores
 from spava_app.engine.scratch import scratch_folder
 from spava_app.engine.settings import WorkerSettings
 
@@ -212,7 +213,7 @@ class LocalLauncher:
 
     def spawn(self, settings: WorkerSettings) -> LocalWorker:
         """As `Launcher.spawn`."""
-        threads = max(1, (os.cpu_count() or 1) // self.world_size)
+        threads = max(1, num_cores() // self.world_size)
         # Nothing listens on an interface that others can reach.
         loopback = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
         settings = replace(settings, card=settings.rank, threads=threads)

@@ -170,7 +170,7 @@ class Session:
         on_event: OnEvent | None,
         on_text: OnText | None,
     ) -> Answer:
-        began = time.perf_counter()
+        began, since = time.perf_counter(), self._engine.closings
         asked = asked.checked()
         stream = TextStream(self._prompts.decode, asked.stop_strings)
         num_tokens = 0
@@ -201,9 +201,9 @@ class Session:
             request, plan = self._decide(asked, seen)
             probed = time.perf_counter() - began
             tell("start")
-            self._engine.start(enough)
+            self._engine.start(enough, since)
             started = time.perf_counter() - began
-            result = self._engine.run(request, on_message, enough)
+            result = self._engine.run(request, on_message, enough, since)
         timings = {"probe": probed, "start": started - probed, **result.seconds}
         timings["total"] = time.perf_counter() - began
         show(stream.finish())

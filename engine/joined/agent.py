@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 
 from spava_app.engine import channel
+from spava_app.engine.devices import num_cores
 from spava_app.engine.joined.door import Address, knock
 from spava_app.engine.joined.place import Place
 from spava_app.engine.launcher import Ended, WorkerProcess
@@ -30,7 +31,7 @@ def on_this_machine(settings: WorkerSettings, place: Place) -> WorkerSettings:
     return replace(
         settings,
         card=place.local_rank,
-        threads=max(1, (os.cpu_count() or 1) // place.local_world_size),
+        threads=max(1, num_cores() // place.local_world_size),
         cache=str(cache_folder()) if settings.cache else "",
     )
 

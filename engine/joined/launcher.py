@@ -141,13 +141,14 @@ class AgentLauncher:
     def spawn(self, settings: WorkerSettings) -> LocalWorker | _FarWorker:
         """As `Launcher.spawn`."""
         settings = replace(settings, group=self._group)
-        place, door = self._place, self._door
-        if door is None:
+        # In this order, since `close` takes both from any thread.
+        place, links, door = self._place, self._links, self._door
+        if door is None or len(links) < settings.rank:
             raise EngineDown("the engine was closed")
         if settings.rank == 0:
             environment = worker_environment(place, door.address.host)
             return LocalWorker.start(on_this_machine(settings, place), environment)
-        link = self._links[settings.rank - 1]
+        link = links[settings.rank - 1]
         answer = link.ask({"start": asdict(settings)}, _ANSWER_SECONDS)
         if "started" not in answer:
             raise EngineDown(f"rank {settings.rank} cannot start: {answer.get('failed')}")

@@ -19,6 +19,7 @@ from spava_app.engine.sampler import Sampling
 from spava_app.engine.video.cards import CardScene
 from spava_app.errors import CheckpointError, EngineDown, EngineError, InvalidInput, VideoError
 from spava_app.session import EMBEDDED
+from spava_app.streaming import StageBegan
 
 STAGES = ["decode", "vision", "exchange", "prefill", "generate"]
 
@@ -33,7 +34,7 @@ def qa() -> Iterator[VideoQA]:
 
 def worker_ids(qa: VideoQA) -> list[int]:
     """Process ids of the workers."""
-    return [worker.process.pid for worker in qa._engine._workers]
+    return [worker.process.pid for worker in qa._engine.workers]
 
 
 def template_ids(question: str) -> list[int]:
@@ -408,3 +409,30 @@ def test_asking_from_a_callback_is_told(qa: VideoQA, scene: CardScene, video: Pa
     with pytest.raises(EngineError, match="callback"):
         qa.ask(video, scene.cards[0].question, on_event=ask)
     assert qa.ask(video, scene.cards[1].question).text == scene.cards[1].answer
+
+
+@pytest.mark.parametrize("stage", ["probe", "start"])
+def test_a_question_that_began_before_the_end_starts_no_worker_after_it(
+    stage: str, video: Path
+) -> None:
+    def close(name: str, seconds: float) -> None:
+        if name == stage:
+            qa.close()
+
+    with VideoQA(method="spava", cache=False) as qa:
+        with pytest.raises(EngineDown, match="the engine was closed"):
+            qa.ask(video, "What digit is on the red card?", num_frames=8, on_event=close)
+        assert worker_ids(qa) == []
+
+
+def test_a_stream_that_is_left_while_workers_start_leaves_none(
+    scene: CardScene, video: Path
+) -> None:
+    question = scene.cards[0].question
+    with VideoQA(method="spava", cache=False) as qa:
+        for event in qa.stream(video, question, num_frames=40):
+            if isinstance(event, StageBegan) and event.name == "start":
+                break
+    assert worker_ids(qa) == []
+    with qa:
+        assert qa.ask(video, question, num_frames=40).text == scene.cards[0].answer

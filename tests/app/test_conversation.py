@@ -189,7 +189,7 @@ def test_an_error_of_the_callers_own_ends_a_map_and_nothing_else(
     """Also one of a kind that, coming from a question, would stand in its place."""
     card = scene.cards[0]
     qa.start()
-    workers = [worker.process.pid for worker in qa._engine._workers]
+    workers = [worker.process.pid for worker in qa._engine.workers]
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     told: list[int] = []
 
@@ -205,7 +205,7 @@ def test_an_error_of_the_callers_own_ends_a_map_and_nothing_else(
     assert told == [0, 1]  # the questions after it were not asked
     assert list(tmp_path.iterdir()) == []
     assert qa.ask(video, card.question, fps=1).text == card.answer
-    assert [worker.process.pid for worker in qa._engine._workers] == workers
+    assert [worker.process.pid for worker in qa._engine.workers] == workers
     with pytest.raises(InvalidInput, match="on_answer=5: give a function"):
         qa.map([(video, card.question)], on_answer=5)  # type: ignore[arg-type]
 

@@ -36,7 +36,7 @@ def qa() -> Iterator[VideoQA]:
 
 
 def workers(qa: VideoQA) -> list[int]:
-    return [worker.process.pid for worker in qa._engine._workers]
+    return [worker.process.pid for worker in qa._engine.workers]
 
 
 def decoders(pid: int) -> list[int]:

@@ -2,6 +2,7 @@
 one is served.
 """
 
+import json
 import os
 import signal
 import threading
@@ -9,13 +10,17 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
+from processes import wait_for
 
 from spava_app.engine import channel, watch
 from spava_app.engine.engine import Engine
+from spava_app.engine.launcher import LocalLauncher, LocalWorker
 from spava_app.engine.request import Request
 from spava_app.engine.sampler import Sampling
+from spava_app.engine.settings import WorkerSettings
 from spava_app.engine.watch import Watch
 from spava_app.errors import CheckpointError, EngineDown, InvalidInput, VideoError
 
@@ -29,6 +34,24 @@ def lost(request: Request) -> Request:
     [video] = request.media
     source = replace(video.source, paths=("/nowhere.mp4",))
     return replace(request, media=(replace(video, source=source),))
+
+
+class Noting(LocalLauncher):
+    """Notes what it starts."""
+
+    def __init__(self, world_size: int) -> None:
+        super().__init__(world_size)
+        self.started: list[LocalWorker] = []
+
+    @property
+    def threads(self) -> list[int]:
+        told = [cast("list[str]", worker.process.args)[-1] for worker in self.started]
+        return [json.loads(settings)["threads"] for settings in told]
+
+    def spawn(self, settings: WorkerSettings) -> LocalWorker:
+        worker = super().spawn(settings)
+        self.started.append(worker)
+        return worker
 
 
 @pytest.fixture(scope="module")
@@ -53,20 +76,20 @@ def test_answers_and_reports_stages(engine: Engine, request_: Request) -> None:
 
 def test_bad_input_leaves_the_workers_up(engine: Engine, request_: Request) -> None:
     before = engine.run(request_, ignore)
-    processes = [worker.process.pid for worker in engine._workers]
+    processes = [worker.process.pid for worker in engine.workers]
     with pytest.raises(VideoError):
         engine.run(lost(request_), ignore)
     with pytest.raises(InvalidInput, match="method"):
         engine.run(replace(request_, method="nearly"), ignore)
     assert engine.run(request_, ignore).tokens == before.tokens
-    assert [worker.process.pid for worker in engine._workers] == processes
+    assert [worker.process.pid for worker in engine.workers] == processes
 
 
 def test_killed_worker_fails_the_request_in_seconds_and_the_next_is_served(
     engine: Engine, request_: Request
 ) -> None:
     before = engine.run(request_, ignore)
-    victim = engine._workers[1].process.pid
+    victim = engine.workers[1].process.pid
 
     def kill(name: str, value: object) -> None:
         if value == "prefill":
@@ -87,10 +110,10 @@ def test_a_rank_that_crashes_alone_ends_the_request_on_all_in_seconds(
     bad = replace(request_, token_ids=(*request_.token_ids[:-1], 10**6), method="spava")
     good = replace(request_, method="spava")
     began = time.monotonic()
-    for worker, request in zip(engine._workers, (good, bad), strict=True):
+    for worker, request in zip(engine.workers, (good, bad), strict=True):
         channel.send(worker.connection, {"request": request.to_json()})
     with pytest.raises(EngineDown, match=r"rank 1 ended with code 1 in \w+: IndexError"):
-        engine._collect("result", Watch(2, "request", 60, 60), ignore)
+        engine._group.collect("result", Watch(2, "request", 60, 60), ignore)
     engine.close()
     assert time.monotonic() - began < 10
     assert engine.run(request_, ignore).tokens == before.tokens
@@ -98,7 +121,7 @@ def test_a_rank_that_crashes_alone_ends_the_request_on_all_in_seconds(
 
 def test_worker_killed_between_requests(engine: Engine, request_: Request) -> None:
     before = engine.run(request_, ignore)
-    os.kill(engine._workers[0].process.pid, signal.SIGKILL)
+    os.kill(engine.workers[0].process.pid, signal.SIGKILL)
     time.sleep(0.2)
     assert engine.run(request_, ignore).tokens == before.tokens
 
@@ -109,7 +132,7 @@ def test_a_stopped_worker_is_noticed_by_its_silence(
     """While it did nothing, before the request."""
     before = engine.run(request_, ignore)
     monkeypatch.setattr(watch, "SILENCE_SECONDS", 3.0)
-    os.kill(engine._workers[1].process.pid, signal.SIGSTOP)
+    os.kill(engine.workers[1].process.pid, signal.SIGSTOP)
     with pytest.raises(EngineDown, match="rank 1 has been stuck in request: no sign of life"):
         engine.run(request_, ignore)
     assert engine.run(request_, ignore).tokens == before.tokens
@@ -118,12 +141,63 @@ def test_a_stopped_worker_is_noticed_by_its_silence(
 def test_close_leaves_no_process(checkpoint: Path, engine: Engine, request_: Request) -> None:
     other = Engine(checkpoint, world_size=2, device="cpu", dtype="float32")
     other.start()
-    processes = [worker.process for worker in other._workers]
+    processes = [worker.process for worker in other.workers]
     threads = threading.active_count()
     other.close()
     other.close()
     assert all(process.poll() is not None for process in processes)
     assert threading.active_count() == threads
+
+
+@pytest.mark.parametrize("after", [0.0, 0.05, 0.2, 0.5, 2.0])
+def test_closed_while_it_starts_it_says_so_and_leaves_no_process(
+    checkpoint: Path, request_: Request, after: float
+) -> None:
+    launcher = Noting(4)
+    with Engine(
+        checkpoint, world_size=4, device="cpu", dtype="float32", launcher=launcher
+    ) as engine:
+        told: list[str] = []
+
+        def start() -> None:
+            try:
+                engine.start()
+            except EngineDown as error:
+                told.append(str(error))
+
+        thread = threading.Thread(target=start)
+        thread.start()
+        assert wait_for(lambda: launcher.started)
+        time.sleep(after)
+        engine.close()
+        thread.join(20)
+        assert not thread.is_alive()
+        assert told == ["the engine was closed"]
+        assert all(worker.process.poll() is not None for worker in launcher.started)
+        assert not engine.workers
+
+
+def test_what_began_before_it_was_closed_is_not_asked(engine: Engine, request_: Request) -> None:
+    since = engine.closings
+    engine.close()
+    for call in (
+        lambda: engine.start(since=since),
+        lambda: engine.run(request_, ignore, since=since),
+    ):
+        with pytest.raises(EngineDown, match="the engine was closed"):
+            call()
+    assert not engine.workers
+    assert engine.run(request_, ignore).tokens
+
+
+def test_workers_share_the_cores_that_this_process_may_use(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {3, 4, 5, 6, 7, 8})
+    launcher = Noting(2)
+    with Engine(checkpoint, world_size=2, device="cpu", dtype="float32", launcher=launcher) as two:
+        two.start()
+    assert launcher.threads == [3, 3]
 
 
 def test_broken_model_is_told_at_start(tmp_path: Path) -> None:
@@ -160,7 +234,7 @@ def test_cancel_ends_the_answer_on_all_ranks_and_not_the_next_one(
     long = replace(request_, max_new_tokens=400)
     result = engine.run(long, note, lambda: len(seen) >= 3)
     assert 3 <= len(result.tokens) < 400
-    engine._send({"cancel": True})  # too late: nothing is running
+    engine._group.send({"cancel": True})  # too late: nothing is running
     assert len(engine.run(request_, ignore).tokens) == request_.max_new_tokens
 
 
