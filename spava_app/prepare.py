@@ -15,7 +15,7 @@ from spava_app.engine.request import Request
 from spava_app.engine.sampler import Sampling
 from spava_app.errors import InvalidInput
 from spava_app.fitting import Fitted, fit_prompt, wish_of
-from spava_app.looking import Asked, Seen, as_media, hashed
+from spava_app.looking import Asked, Seen, as_media
 from spava_app.prompt import Prompt, PromptBuilder
 
 _RATE_STEPS = 1000  # per frame per second, when the largest rate that fits is named
@@ -37,7 +37,6 @@ class Preparer:
         max_tokens: that the model takes, the answer included.
         variants: prefill methods to choose from.
         forecaster: what a request will take of time and memory.
-        cached: whether visual embeddings are kept, so that files are hashed.
     """
 
     prompts: PromptBuilder
@@ -45,7 +44,6 @@ class Preparer:
     max_tokens: int
     variants: Sequence[Variant]
     forecaster: Forecaster
-    cached: bool
 
     def __call__(self, asked: Asked, seen: Sequence[Seen]) -> tuple[Request, Plan]:
         """Decide.
@@ -63,8 +61,6 @@ class Preparer:
         fitted, choice = found
         prompt = fitted.prompt
         media = tuple(map(as_media, fitted.files, fitted.fits, prompt.starts))
-        if self.cached:
-            media = tuple(map(hashed, media))
         request = Request(
             token_ids=prompt.token_ids,
             query_len=prompt.query_len,

@@ -26,7 +26,7 @@ from spava_app.engine.scratch import scratch_path
 from spava_app.engine.settings import cache_folder
 from spava_app.engine.weights import read_config
 from spava_app.errors import CheckpointError, InvalidInput
-from spava_app.looking import Asked, Seen, look
+from spava_app.looking import Asked, Seen, hashed, look
 from spava_app.prepare import Preparer
 from spava_app.prompt import PromptBuilder
 from spava_app.text_stream import TextStream
@@ -94,9 +94,8 @@ class Session:
         forecaster = Forecaster.of(
             config, str(model), device=device, world_size=ranks, dtype=getattr(torch, dtype)
         )
-        self._prepare = Preparer(
-            self._prompts, processor, longest, methods, forecaster, cached=cache
-        )
+        self._prepare = Preparer(self._prompts, processor, longest, methods, forecaster)
+        self._keeps = cache
         self._engine = Engine(
             folder,
             world_size=ranks,
@@ -199,6 +198,8 @@ class Session:
         with scratch_path("frames") as scratch:
             seen = looked(asked) if looked is not None else look(asked, scratch)
             request, plan = self._decide(asked, seen)
+            if self._keeps:  # a plan by itself need not read whole files
+                request = replace(request, media=tuple(map(hashed, request.media)))
             probed = time.perf_counter() - began
             tell("start")
             self._engine.start(enough, since)

@@ -68,7 +68,7 @@ def preparer_of(prompts: PromptBuilder, processor: Processor) -> Preparer:
     config = read_config(EMBEDDED)
     how = {"device": "cpu", "world_size": 1, "dtype": torch.float32}
     forecaster = Forecaster.of(config, "embedded", **how)
-    return Preparer(prompts, processor, POSITIONS, variants("full", {}, 1), forecaster, False)
+    return Preparer(prompts, processor, POSITIONS, variants("full", {}, 1), forecaster)
 
 
 @pytest.fixture(scope="module")

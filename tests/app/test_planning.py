@@ -55,7 +55,6 @@ def preparer(
         128_000,
         variants(method, options or {}, ranks),
         forecaster,
-        cached=False,
     )
 
 
@@ -193,3 +192,17 @@ def test_an_answer_tells_its_peak(video: Path) -> None:
         assert predicted < measured < predicted + plan.margin
     assert answer.to_dict()["memory"] == list(answer.memory)
     assert len(large) == GIB
+
+
+def test_only_a_question_reads_whole_files(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Read(Exception):
+        pass
+
+    def read(path: str) -> None:
+        raise Read
+
+    monkeypatch.setattr("spava_app.looking.file_content", read)
+    with VideoQA(cpu_ranks=1) as qa:
+        assert qa.plan(video, "What happens?", num_frames=8).num_tokens
+        with pytest.raises(Read):
+            qa.ask(video, "What happens?", num_frames=8)
