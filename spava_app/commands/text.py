@@ -9,7 +9,7 @@ import typer
 from spava_app.commands.groups import AnswerGroup, ModelGroup, OutputGroup
 from spava_app.commands.showing import show_answer
 from spava_app.errors import InvalidInput
-from spava_app.terminal import Stages, reported_errors
+from spava_app.terminal import Stages
 
 EPILOG = 'Example: `spava text book.txt "Who is the narrator?" --model ~/Llama-3.1-8B-Instruct`'
 
@@ -26,10 +26,7 @@ def text(
     Takes the folder of a Llama, Qwen2 or Yi model with a chat template, or its name on the Hugging
     Face hub. What is printed is as with `spava ask`.
     """
-    with (
-        reported_errors(as_json=output.as_json, debug=output.debug),
-        Stages() as stages,
-    ):
+    with Stages() as stages:
         if not file:
             raise InvalidInput("text", file, "must not be empty: give the path of a file")
         stages.begin("load")

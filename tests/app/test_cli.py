@@ -299,6 +299,7 @@ def test_synth_writes_the_video_and_says_what_is_in_it(tmp_path: Path) -> None:
         (["out.mp4", "--seconds", "5"], "seconds=5.0: "),
         (["no/out.mp4"], "folder does not exist"),
         (["out.avi"], "ends in .mp4"),
+        (["out.mp4", "--cards", "100"], "error: cards=100: "),
     ],
 )
 def test_synth_refuses_what_it_cannot_write(words: list[str], says: str, tmp_path: Path) -> None:

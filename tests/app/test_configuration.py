@@ -95,6 +95,65 @@ def test_a_wrong_value_in_the_environment_names_its_variable(
     assert (done.exit_code, "'--fps'" in done.stderr) == (2, True)
 
 
+@pytest.mark.parametrize(
+    ("file", "variables", "flags", "field", "message"),
+    [
+        ("fps = -1", {}, [], "fps", "fps=-1: give a positive number"),
+        ("[plan]\nframes = 0", {}, [], "plan.frames", "plan.frames=0: give a whole number"),
+        ("max-new-tokens = 0", {}, [], "max-new-tokens", "max-new-tokens=0: must be"),
+        ('method = "full"\nanchor-len = 9', {}, [], "anchor-len", "anchor-len=9: method full"),
+        ('model = "no-such"', {}, [], "model", "model='no-such': "),
+        ("", {"SPAVA_FPS": "-1"}, [], "SPAVA_FPS", "SPAVA_FPS='-1': give a positive number"),
+        ("fps = -1", {"SPAVA_FRAMES": "0"}, [], "SPAVA_FRAMES", "SPAVA_FRAMES='0': give a whole"),
+        ("", {"SPAVA_GPUS": "many"}, [], "SPAVA_GPUS", "SPAVA_GPUS='many': give auto or a"),
+        ("frames = 3", {"SPAVA_FPS": "2"}, ["--frames", "0"], "frames", "frames=0: give a whole"),
+        ("fps = 1\nframes = 3", {}, [], "fps, frames", "fps, frames=(1, 3): give only one of"),
+        (
+            "[plan]\npassing-len = 8\npassing_fraction = 0.5",
+            {},
+            [],
+            "plan.passing_fraction, plan.passing-len",
+            "plan.passing_fraction, plan.passing-len=(0.5, 8): give only one of",
+        ),
+        (
+            "",
+            {"SPAVA_FPS": "1", "SPAVA_FRAME_RULE": "internvl"},
+            [],
+            "SPAVA_FPS, SPAVA_FRAME_RULE",
+            "SPAVA_FPS, SPAVA_FRAME_RULE=('1', 'internvl'): give only one of",
+        ),
+        (
+            "",
+            {},
+            ["--fps", "1", "--frames", "3"],
+            "fps, frames",
+            "fps, frames=(1.0, 3): give only one of",
+        ),
+    ],
+)
+def test_what_the_library_refuses_is_told_as_it_was_written(
+    file: str,
+    variables: dict[str, str],
+    flags: list[str],
+    field: str,
+    message: str,
+    video: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = tmp_path / "spava.toml"
+    config.write_text(file)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    words = ["--config", str(config), "plan", str(video), "--json", *flags]
+    done = CliRunner().invoke(cli.app, words)
+    assert (done.exit_code, done.stdout) == (2, "")
+    error = json.loads(done.stderr)["error"]
+    assert error["field"] == field
+    assert error["message"].startswith(message)
+    assert error["message"].endswith(f"(in {config})") == (not variables and not flags)
+
+
 FEW, MANY = 20, 60  # of the video of a minute: as asked for, and with one a second
 
 
