@@ -9,10 +9,33 @@ from typing import Any
 import typer
 from typer.core import TyperCommand
 
-from spava_app.commands.groups import METHOD_OPTIONS, OPTIONS_OF_FIELDS, RIVALS
+from spava_app.commands.groups import ENVIRONMENT, METHOD_OPTIONS, OPTIONS_OF_FIELDS, RIVALS
 from spava_app.configuration import FromFile, Written
 from spava_app.errors import InvalidInput
 from spava_app.terminal import reported_errors
+
+# What click takes for true, in the environment and in the file.
+_TRUE = {"1", "true", "t", "yes", "y", "on"}
+_WORDS = "spava_app.words"
+
+
+def keep_words(context: typer.Context, words: list[str]) -> None:
+    """Keep the command line for `wants_json`, before it is taken apart."""
+    context.meta[_WORDS] = tuple(words)
+
+
+def wants_json(context: typer.Context) -> bool:
+    """Whether errors are told as JSON, where the options are not read yet or cannot be: by the
+    flag, else by the variable, else by the file once that is read.
+    """
+    if "--json" in context.meta.get(_WORDS, ()):
+        return True
+    if given := os.environ.get(f"{ENVIRONMENT}JSON"):
+        return given.strip().lower() in _TRUE
+    if not isinstance(context.obj, FromFile):
+        return False
+    written = context.obj.options.get(str(context.info_name), {}).get("as_json")
+    return written is not None and str(written.value).lower() in _TRUE
 
 
 class SourcedCommand(TyperCommand):
@@ -21,7 +44,7 @@ class SourcedCommand(TyperCommand):
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        with reported_errors(as_json="--json" in args, debug=False):
+        with reported_errors(as_json=wants_json(ctx), debug=False):
             try:
                 rest = super().parse_args(ctx, args)
             except typer.BadParameter as error:

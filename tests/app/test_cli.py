@@ -259,15 +259,19 @@ def test_with_json_an_engine_error_has_no_field(capsys: pytest.CaptureFixture[st
     assert described == {"type": "EngineDown", "message": "rank 1 died", "field": None}
 
 
-@pytest.mark.parametrize(
-    ("error", "debug"), [(InvalidInput("fps", -1, "give more"), True), (OSError("a fault"), False)]
-)
-def test_debug_and_faults_let_the_error_through(error: Exception, debug: bool) -> None:
-    with (
-        pytest.raises(type(error)) as raised,
-        terminal.reported_errors(as_json=False, debug=debug),
-    ):
-        raise error
+def test_with_debug_a_traceback_comes_before_the_line_and_the_code_stays(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert ending(InvalidInput("fps", -1, "give more"), debug=True) == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith("Traceback")
+    assert shown.endswith("\nerror: fps=-1: give more\n")
+
+
+def test_faults_pass_through() -> None:
+    error = OSError("a fault")
+    with pytest.raises(OSError, match="a fault") as raised:
+        ending(error)
     assert raised.value is error
 
 

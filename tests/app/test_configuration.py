@@ -287,9 +287,47 @@ def test_json_may_be_asked_for_in_the_environment(
     assert json.loads(done.stdout)["num_tokens"] > 0
 
 
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        (["plan"], "UsageError"),
+        (["plan", "no.mp4", "--no-such"], "UsageError"),
+        (["plan", "no.mp4", "--fps", "fast"], "UsageError"),
+        (["no-such"], "UsageError"),
+        (["--no-such"], "UsageError"),
+        (["--config", "no.toml", "plan", "no.mp4"], "InvalidInput"),
+        (["plan", "no.mp4"], "VideoError"),
+    ],
+)
+def test_json_in_the_environment_holds_for_every_error(
+    words: list[str], kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPAVA_JSON", "1")
+    done = CliRunner().invoke(cli.app, words)
+    assert (done.exit_code, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert json.loads(done.stderr)["error"]["type"] == kind
+
+
+@pytest.mark.parametrize("content", ["json = true", "[plan]\njson = 'yes'"])
+@pytest.mark.parametrize("words", [[], ["no.mp4", "--no-such"], ["no.mp4", "--frames", "few"]])
+def test_json_in_the_file_holds_for_wrong_usage(
+    content: str, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "spava.toml"
+    config.write_text(content)
+    words = ["--config", str(config), "plan", *words]
+    done = CliRunner().invoke(cli.app, words)
+    assert done.exit_code == 2
+    assert json.loads(done.stderr)["error"]["type"] == "UsageError"
+    # The environment wins.
+    monkeypatch.setenv("SPAVA_JSON", "0")
+    assert CliRunner().invoke(cli.app, words).stderr.startswith("error: ")
+
+
 def test_a_full_disk_below_stdout_is_one_line(video: Path) -> None:
     with open("/dev/full", "w") as full:
         words = [sys.executable, "-m", "spava_app", "plan", str(video), "--json"]
         done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120)
     assert done.returncode == 1
-    assert done.stderr == "error: cannot write: No space left on device\n"
+    error = {"type": "OSError", "message": "cannot write: No space left on device", "field": None}
+    assert json.loads(done.stderr) == {"error": error}
