@@ -91,6 +91,28 @@ def test_an_empty_path_is_not_the_current_folder(words: list[str], field: str) -
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("redirected", "says"), [("<&-", "is closed"), ("< latin.txt", "is no UTF-8 text")]
+)
+def test_a_standard_input_that_is_no_text_is_wrong_input(
+    redirected: str, says: str, tmp_path: Path
+) -> None:
+    (tmp_path / "latin.txt").write_bytes("naïve".encode("latin-1"))
+    command = f"exec {sys.executable} -m spava_app text - Who? --model no-such {redirected}"
+    done = subprocess.run(
+        ["bash", "-c", command],
+        env=ENVIRONMENT,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: text='-': ")
+    assert says in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 def test_with_json_an_error_is_one_json_line_on_stderr(tmp_path: Path) -> None:
     missing = str(tmp_path / "missing.mp4")
     done = CliRunner().invoke(cli.app, ["ask", missing, QUESTION, "--json"])
