@@ -73,6 +73,11 @@ def read_file(given: str | None, root: TyperGroup) -> FromFile:
     known = _all_names(root)
     options: dict[str, dict[str, Written]] = {command: {} for command in names}
     content = _content(path) if given is not None or path.is_file() else {}
+    for table, prefix in (
+        (content, ""),
+        *((it, f"{key}.") for key, it in content.items() if isinstance(it, dict)),
+    ):
+        _check_once(table, prefix, path)
     for key, value in content.items():
         if isinstance(value, dict):
             if key not in names:
@@ -101,7 +106,8 @@ def _content(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
         raise InvalidInput("config", str(path), f"cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    # ValueError: also for what is no UTF-8, and for numbers of more digits than Python reads.
+    except (ValueError, RecursionError) as error:
         raise InvalidInput("config", str(path), f"is no TOML: {error}") from None
 
 
@@ -113,6 +119,18 @@ def _check_kind(option: Any, key: str, value: object, path: Path) -> None:
         raise InvalidInput(key, value, f"give a value, not true or false (in {path})")
     if not isinstance(value, str | int | float):
         raise InvalidInput(key, value, f"give one value: a string or a number (in {path})")
+
+
+def _check_once(table: dict[str, Any], prefix: str, path: Path) -> None:
+    """Raise InvalidInput for an option that a table has with `-` and with `_`: which one counts
+    nobody could tell.
+    """
+    first: dict[str, str] = {}
+    for key, value in table.items():
+        other = first.setdefault(_plain(key), key)
+        if other != key:
+            fix = f"are one option: write it once (in {path})"
+            raise InvalidInput(f"{prefix}{other}, {prefix}{key}", (table[other], value), fix)
 
 
 def _usual_place() -> Path:

@@ -61,6 +61,13 @@ def test_the_file_is_found_at_its_usual_place(
         ("[plan]\nmax_new_tokens = [4]\n", "plan.max_new_tokens=[4]: "),
         ("frames = true\n", "frames=True: "),
         ("json = 'perhaps'\n", "json='perhaps': "),
+        ("cpu-ranks = 1\ncpu_ranks = 3\n", "cpu-ranks, cpu_ranks=(1, 3): are one option"),
+        (
+            "[plan]\npassing_len = 1\npassing-len = 1\n",
+            "plan.passing_len, plan.passing-len=(1, 1): are one option",
+        ),
+        (f"fps = 1{'0' * 5000}\n", "is no TOML: "),
+        (f"fps = {'[' * 5000}{']' * 5000}\n", "is no TOML: "),
     ],
 )
 def test_what_nobody_knows_or_takes_is_one_line_that_names_file_and_key(
