@@ -4,8 +4,6 @@ decided here.
 torch and the engine are imported inside the commands, so that `spava --help` answers at once.
 """
 
-import errno
-import os
 import sys
 from typing import Annotated, Any
 
@@ -16,11 +14,9 @@ from spava_app import __version__
 from spava_app.commands import ask, demo, doctor, plan, synth, text
 from spava_app.commands.groups import spread
 from spava_app.configuration import check_environment, read_file
-from spava_app.precedence import SourcedCommand
+from spava_app.precedence import SourcedCommand, keep_words, wants_json
 from spava_app.terminal import hush, reported_errors, tell_error
 
-# What stdout says when nothing can be written to it any more.
-_NO_WRITING = {errno.ENOSPC, errno.EBADF, errno.EIO, errno.EDQUOT}
 # What typer builds on, which newer versions bring along and older ones take from click.
 _ClickError: Any = typer.BadParameter.__mro__[2]
 
@@ -36,20 +32,17 @@ class _Group(TyperGroup):
             if type(error).__name__ == "NoArgsIsHelpError":
                 error.show()
                 sys.exit(code)
-            words = list(kwargs.get("args") or (args[0] if args else None) or sys.argv[1:])
-            tell_error("UsageError", error.format_message(), as_json="--json" in words)
+            tell_error("UsageError", error.format_message(), as_json=wants_json(error.ctx))
         except typer.Abort:
-            code = 1
-        except OSError as error:
-            if error.errno not in _NO_WRITING:
-                raise
-            # What is left in the buffer cannot be written either, and would be told at the end.
-            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (until the process ends)
-            tell_error("OSError", f"cannot write: {error.strerror}", as_json=False)
             code = 1
         if standalone_mode:
             sys.exit(code)
         return code
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        keep_words(ctx, args)
+        with reported_errors(as_json=wants_json(ctx), debug=False):
+            return super().parse_args(ctx, args)
 
 
 app = typer.Typer(
@@ -92,7 +85,7 @@ def _root(
         ),
     ] = False,
 ) -> None:
-    with reported_errors(as_json="--json" in sys.argv, debug=False):
+    with reported_errors(as_json=wants_json(context), debug=False):
         assert isinstance(context.command, TyperGroup)
         check_environment(context.command)
         context.obj = read_file(config, context.command)

@@ -14,9 +14,9 @@ from typing import Any
 
 from typer.core import TyperGroup
 
+from spava_app.commands.groups import ENVIRONMENT
 from spava_app.errors import InvalidInput
 
-_PREFIX = "SPAVA_"
 # Read by other parts: where things are kept, and what launch.sh is told.
 _OTHERS = {"SPAVA_CACHE", "SPAVA_CONFIG", "SPAVA_TORCH_INDEX", "SPAVA_SKIP_INSTALL"}
 
@@ -54,9 +54,9 @@ class FromFile:
 
 def check_environment(root: TyperGroup) -> None:
     """Raise InvalidInput for a variable SPAVA_... that sets nothing."""
-    known = {*_OTHERS, *(f"{_PREFIX}{name.upper()}" for name in _all_names(root))}
+    known = {*_OTHERS, *(f"{ENVIRONMENT}{name.upper()}" for name in _all_names(root))}
     for name in sorted(os.environ):
-        if name.startswith(_PREFIX) and name not in known:
+        if name.startswith(ENVIRONMENT) and name not in known:
             raise InvalidInput(name, os.environ[name], _unknown(name, known))
 
 
@@ -73,6 +73,11 @@ def read_file(given: str | None, root: TyperGroup) -> FromFile:
     known = _all_names(root)
     options: dict[str, dict[str, Written]] = {command: {} for command in names}
     content = _content(path) if given is not None or path.is_file() else {}
+    for table, prefix in (
+        (content, ""),
+        *((it, f"{key}.") for key, it in content.items() if isinstance(it, dict)),
+    ):
+        _check_once(table, prefix, path)
     for key, value in content.items():
         if isinstance(value, dict):
             if key not in names:
@@ -101,7 +106,8 @@ def _content(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
         raise InvalidInput("config", str(path), f"cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    # ValueError: also for what is no UTF-8, and for numbers of more digits than Python reads.
+    except (ValueError, RecursionError) as error:
         raise InvalidInput("config", str(path), f"is no TOML: {error}") from None
 
 
@@ -115,6 +121,18 @@ def _check_kind(option: Any, key: str, value: object, path: Path) -> None:
         raise InvalidInput(key, value, f"give one value: a string or a number (in {path})")
 
 
+def _check_once(table: dict[str, Any], prefix: str, path: Path) -> None:
+    """Raise InvalidInput for an option that a table has with `-` and with `_`: which one counts
+    nobody could tell.
+    """
+    first: dict[str, str] = {}
+    for key, value in table.items():
+        other = first.setdefault(_plain(key), key)
+        if other != key:
+            fix = f"are one option: write it once (in {path})"
+            raise InvalidInput(f"{prefix}{other}, {prefix}{key}", (table[other], value), fix)
+
+
 def _usual_place() -> Path:
     base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
     return Path(base) / "spava" / "config.toml"
@@ -122,13 +140,12 @@ def _usual_place() -> Path:
 
 def _names(root: TyperGroup, command: str) -> dict[str, Any]:
     """The options of a command by what users call them."""
-    options = [it for it in root.commands[command].params if it.param_type_name == "option"]
-    named: dict[str, Any] = {}
-    for option in options:
-        written = next((word for word in option.opts if word.startswith("--")), option.opts[0])
-        if option.name is not None and written != "--help":
-            named[_plain(written.lstrip("-"))] = option
-    return named
+    # `spread` names a variable after each; what has none, as --help, is no option of a file.
+    return {
+        str(option.envvar).removeprefix(ENVIRONMENT).lower(): option
+        for option in root.commands[command].params
+        if option.envvar
+    }
 
 
 def _all_names(root: TyperGroup) -> set[str]:
@@ -141,8 +158,8 @@ def _plain(name: str) -> str:
 
 def _unknown(name: str, known: Any) -> str:
     # What all have in common says nothing.
-    short = {one.removeprefix(_PREFIX): one for one in known}
-    close = get_close_matches(name.removeprefix(_PREFIX), sorted(short), n=1)
+    short = {one.removeprefix(ENVIRONMENT): one for one in known}
+    close = get_close_matches(name.removeprefix(ENVIRONMENT), sorted(short), n=1)
     if not close:
         return "nothing is called so"
     return f"nothing is called so; did you mean {short[close[0]]}?"

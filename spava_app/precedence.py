@@ -9,39 +9,111 @@ from typing import Any
 import typer
 from typer.core import TyperCommand
 
-from spava_app.commands.groups import METHOD_OPTIONS, RIVALS
+from spava_app.commands.groups import ENVIRONMENT, METHOD_OPTIONS, OPTIONS_OF_FIELDS, RIVALS
 from spava_app.configuration import FromFile, Written
 from spava_app.errors import InvalidInput
 from spava_app.terminal import reported_errors
 
+# What click takes for true, in the environment and in the file.
+_TRUE = {"1", "true", "t", "yes", "y", "on"}
+_WORDS = "spava_app.words"
+
+
+def keep_words(context: typer.Context, words: list[str]) -> None:
+    """Keep the command line for `wants_json`, before it is taken apart."""
+    context.meta[_WORDS] = tuple(words)
+
+
+def wants_json(context: typer.Context) -> bool:
+    """Whether errors are told as JSON, where the options are not read yet or cannot be: by the
+    flag, else by the variable, else by the file once that is read.
+    """
+    if "--json" in context.meta.get(_WORDS, ()):
+        return True
+    if given := os.environ.get(f"{ENVIRONMENT}JSON"):
+        return given.strip().lower() in _TRUE
+    if not isinstance(context.obj, FromFile):
+        return False
+    written = context.obj.options.get(str(context.info_name), {}).get("as_json")
+    return written is not None and str(written.value).lower() in _TRUE
+
 
 class SourcedCommand(TyperCommand):
-    """A command that knows flags, the environment and the file apart."""
+    """A command that knows flags, the environment and the file apart, and tells its errors in
+    words that the user wrote.
+    """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        with reported_errors(as_json="--json" in args, debug=False):
+        with reported_errors(as_json=wants_json(ctx), debug=False):
             try:
                 rest = super().parse_args(ctx, args)
             except typer.BadParameter as error:
                 raise _named(ctx, error) or error from None
-        _drop_beaten(ctx)
+            _drop_beaten(ctx)
+            _check_rivals(ctx)
         return rest
+
+    def invoke(self, ctx: Any) -> Any:
+        with reported_errors(as_json=ctx.params["as_json"], debug=ctx.params["debug"]):
+            try:
+                return super().invoke(ctx)
+            except InvalidInput as error:
+                if (told := _as_written(ctx, error)) is None:
+                    raise
+                raise told from error
 
 
 def _named(context: typer.Context, error: typer.BadParameter) -> InvalidInput | None:
     """A wrong value of the environment or the file as such: nobody gave the flag it is told as."""
     name = getattr(error.param, "name", None)
-    if name is None:
+    if name is None or _source(context, name) not in {"ENVIRONMENT", "DEFAULT_MAP"}:
         return None
     fix = f"{error.message[:1].lower()}{error.message[1:]}".rstrip(".")
+    key, value, place = _place(context, name)
+    return InvalidInput(key, value, f"{fix}{place}")
+
+
+def _as_written(context: typer.Context, error: InvalidInput) -> InvalidInput | None:
+    """An error of the library about an option, under the name and with the value it has where it
+    was written; None if it is about nothing else than it says.
+    """
+    name = OPTIONS_OF_FIELDS.get(error.field, error.field)
+    if name not in context.params:
+        return None
+    key, value, place = _place(context, name)
+    # The library may tell of something else: where a model was found, how many there are.
+    if str(context.params[name]) != str(error.value):
+        value = error.value
+    if (key, value, place) == (error.field, error.value, ""):
+        return None
+    told = type(error)(key, value, f"{error.fix}{place}")
+    told.elsewhere = error.elsewhere
+    return told
+
+
+def _check_rivals(context: typer.Context) -> None:
+    """Raise InvalidInput for options that exclude each other at one place: the library would name
+    them as nobody wrote them.
+    """
+    for rivals in RIVALS:
+        if all(context.params.get(name) is not None for name in rivals):
+            keys, values, places = zip(*(_place(context, name) for name in rivals), strict=True)
+            raise InvalidInput(", ".join(keys), values, f"give only one of these{places[0]}")
+
+
+def _place(context: typer.Context, name: str) -> tuple[str, Any, str]:
+    """What an option is called where it was written, its value there, and the file, if it is one,
+    as the end of a sentence.
+    """
     match _source(context, name):
         case "ENVIRONMENT":
-            variable = str(getattr(error.param, "envvar", ""))
-            return InvalidInput(variable, os.environ.get(variable), fix)
+            option = next(it for it in context.command.params if it.name == name)
+            variable = str(option.envvar)
+            return variable, os.environ.get(variable), ""
         case "DEFAULT_MAP":
             written = _written(context, name)
-            return InvalidInput(written.key, written.value, f"{fix} (in {context.obj.path})")
-    return None
+            return written.key, written.value, f" (in {context.obj.path})"
+    return name, context.params.get(name), ""
 
 
 def _drop_beaten(context: typer.Context) -> None:

@@ -5,11 +5,13 @@ stdout holds the result and nothing else, so it can be piped. Everything that te
 on stderr: progress only when stderr is a terminal, errors always.
 """
 
+import errno
 import json
 import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from time import monotonic
@@ -24,6 +26,8 @@ from spava_app.errors import SpavaError
 
 # 128 + SIGINT and 128 + SIGTERM, what a shell reports for a program that these ended.
 INTERRUPTED, TERMINATED = 130, 143
+# What stdout says when nothing can be written to it any more.
+_NO_WRITING = {errno.ENOSPC, errno.EBADF, errno.EIO, errno.EDQUOT}
 
 
 def speaks() -> bool:
@@ -39,11 +43,12 @@ def hush() -> None:
 
 @contextmanager
 def reported_errors(*, as_json: bool, debug: bool) -> Iterator[None]:
-    """Turn an error that was raised on purpose into one line on stderr and its exit code.
+    """Turn an error that was raised on purpose, or that nothing more can be written, into one line
+    on stderr and its exit code.
 
     A `SpavaError` becomes `error: ...`, or with `as_json` one JSON line `{"error": {type, message,
-    field}}`. With `debug` it passes through, traceback and all. Other exceptions are faults of this
-    program: they always pass through. Ctrl-C exits 130.
+    field}}`; with `debug` its traceback comes before. Other exceptions are faults of this program:
+    they always pass through. Ctrl-C exits 130.
 
     SIGTERM exits 143, and in between whatever is open is closed as after Ctrl-C.
 
@@ -61,12 +66,19 @@ def reported_errors(*, as_json: bool, debug: bool) -> Iterator[None]:
         raise typer.Exit(INTERRUPTED) from None
     except SpavaError as error:
         if debug:
-            raise
+            traceback.print_exc()
         if error.elsewhere:
             raise typer.Exit(error.exit_code) from None
         field = getattr(error, "field", None)
         tell_error(type(error).__name__, str(error), field, as_json=as_json)
         raise typer.Exit(error.exit_code) from None
+    except OSError as error:
+        if error.errno not in _NO_WRITING:
+            raise
+        # What is left in the buffer cannot be written either, and would be told at the end.
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (until the process ends)
+        tell_error("OSError", f"cannot write: {error.strerror}", as_json=as_json)
+        raise typer.Exit(1) from None
 
 
 def tell_error(kind: str, message: str, field: str | None = None, *, as_json: bool) -> None:

@@ -6,7 +6,7 @@ import typer
 
 from spava_app.commands.groups import AnswerGroup, FrameGroup, ModelGroup, OutputGroup
 from spava_app.commands.showing import show_answer
-from spava_app.terminal import Stages, reported_errors
+from spava_app.terminal import Stages
 
 # No Path: of nothing that would be the current folder.
 Video = Annotated[str, typer.Argument(help="The video, a picture, or a folder of pictures.")]
@@ -34,10 +34,7 @@ def ask(
     More frames see shorter events and cost more time. Options that name methods trade accuracy for
     speed, and are refused by methods that have no such option.
     """
-    with (
-        reported_errors(as_json=output.as_json, debug=output.debug),
-        Stages() as stages,
-    ):
+    with Stages() as stages:
         stages.begin("load")
         from spava_app.api import VideoQA
 

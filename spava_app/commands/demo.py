@@ -6,7 +6,7 @@ import typer
 
 from spava_app.commands.groups import OutputGroup, count_of_gpus
 from spava_app.commands.synth import Seconds, Seed
-from spava_app.terminal import Stages, print_json, reported_errors
+from spava_app.terminal import Stages, print_json
 
 EPILOG = "Example: `spava demo --seed 7 --cpu-ranks 4`"
 
@@ -35,21 +35,20 @@ def demo(
 
     Exits 0 when every answer is right, 1 otherwise.
     """
-    with reported_errors(as_json=output.as_json, debug=output.debug):
-        with Stages(keep=False) as stages:
-            stages.begin("load")
-            from spava_app.demo import print_report, run_demo
+    with Stages(keep=False) as stages:
+        stages.begin("load")
+        from spava_app.demo import print_report, run_demo
 
-            report = run_demo(
-                stages,
-                seed=seed,
-                seconds=seconds,
-                gpus=count_of_gpus(gpus),
-                cpu_ranks=cpu_ranks,
-                method=method,
-            )
-        if output.as_json:
-            print_json(report.to_dict())
-        else:
-            print_report(report)
+        report = run_demo(
+            stages,
+            seed=seed,
+            seconds=seconds,
+            gpus=count_of_gpus(gpus),
+            cpu_ranks=cpu_ranks,
+            method=method,
+        )
+    if output.as_json:
+        print_json(report.to_dict())
+    else:
+        print_report(report)
     raise typer.Exit(0 if report.num_right == len(report.results) else 1)

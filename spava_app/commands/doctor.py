@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from spava_app.commands.groups import OutputGroup
-from spava_app.terminal import Stages, print_json, reported_errors
+from spava_app.terminal import Stages, print_json
 
 EPILOG = "Example: `spava doctor --calibrate`, once for each machine"
 
@@ -28,21 +28,20 @@ def doctor(
 
     Exits 1 when there is a problem.
     """
-    with reported_errors(as_json=output.as_json, debug=output.debug):
-        with Stages() as stages:
-            stages.begin("load")
-            from spava_app.doctor import diagnose, usual_device
-            from spava_app.engine.calibrate import calibrate as measure
+    with Stages() as stages:
+        stages.begin("load")
+        from spava_app.doctor import diagnose, usual_device
+        from spava_app.engine.calibrate import calibrate as measure
 
-            found = {}
-            if calibrate:
-                stages.begin("start")
-                machine, path = measure(usual_device(), on_step=stages.begin)
-                found = {"rates": machine.to_dict(), "rates_file": str(path)}
-            stages.begin("look")
-            diagnosis = diagnose()
-        if output.as_json:
-            print_json({**diagnosis.to_dict(), **found})
-        else:
-            typer.echo(diagnosis)
+        found = {}
+        if calibrate:
+            stages.begin("start")
+            machine, path = measure(usual_device(), on_step=stages.begin)
+            found = {"rates": machine.to_dict(), "rates_file": str(path)}
+        stages.begin("look")
+        diagnosis = diagnose()
+    if output.as_json:
+        print_json({**diagnosis.to_dict(), **found})
+    else:
+        typer.echo(diagnosis)
     raise typer.Exit(1 if diagnosis.status == "problem" else 0)

@@ -20,6 +20,8 @@ ENVIRONMENT = "SPAVA_"
 # Of each pair one may be given. A method besides excludes the options that it has not.
 RIVALS = (("fps", "frames"), ("fps", "frame_rule"), ("passing_fraction", "passing_len"))
 METHOD_OPTIONS = ("passing_fraction", "passing_len", "anchor_len", "virtual_hosts")
+# What the library calls otherwise, and names so in its errors.
+OPTIONS_OF_FIELDS = {"num_frames": "frames", "num_cards": "cards"}
 
 
 @dataclass(frozen=True)

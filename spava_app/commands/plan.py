@@ -6,7 +6,7 @@ import typer
 
 from spava_app.commands.ask import Video
 from spava_app.commands.groups import AnswerGroup, FrameGroup, ModelGroup, OutputGroup
-from spava_app.terminal import Stages, print_json, reported_errors
+from spava_app.terminal import Stages, print_json
 
 EPILOG = 'Example: `spava plan talk.mp4 --question "Who speaks first?" --frames 128`'
 
@@ -26,15 +26,14 @@ def plan(
     Looks at the file and prints how many frames of which size would be looked at, how many tokens
     that is, and how the prefill would be spread over the ranks. Options are those of `spava ask`.
     """
-    with reported_errors(as_json=output.as_json, debug=output.debug):
-        with Stages() as stages:
-            stages.begin("load")
-            from spava_app.api import VideoQA
+    with Stages() as stages:
+        stages.begin("load")
+        from spava_app.api import VideoQA
 
-            with VideoQA(**model.keywords()) as qa:
-                stages.begin("probe")
-                found = qa.plan(video, question, **frames.keywords(), **answer.keywords())
-        if output.as_json:
-            print_json(found.to_dict())
-        else:
-            typer.echo(found)
+        with VideoQA(**model.keywords()) as qa:
+            stages.begin("probe")
+            found = qa.plan(video, question, **frames.keywords(), **answer.keywords())
+    if output.as_json:
+        print_json(found.to_dict())
+    else:
+        typer.echo(found)

@@ -7,7 +7,7 @@ import typer
 
 from spava_app.commands.groups import OutputGroup
 from spava_app.errors import InvalidInput
-from spava_app.terminal import Stages, format_moment, print_json, reported_errors
+from spava_app.terminal import Stages, format_moment, print_json
 
 if TYPE_CHECKING:
     from spava_app.engine.video.cards import CardScene
@@ -31,23 +31,22 @@ def synth(
     video of any length. A card shows for 3 to 6 seconds: ask about a long video with `--fps 0.5`
     or more, because by default an hour is looked at every 4.7 seconds.
     """
-    with reported_errors(as_json=output.as_json, debug=output.debug):
-        path = Path(out)
-        if path.suffix.lower() != ".mp4":
-            raise InvalidInput("OUT", out, "name a file that ends in .mp4")
-        if not path.parent.is_dir():
-            raise InvalidInput("OUT", out, "its folder does not exist: make it first")
-        with Stages() as stages:
-            stages.begin("load")
-            from spava_app.engine.video.cards import random_scene, write_video
+    path = Path(out)
+    if path.suffix.lower() != ".mp4":
+        raise InvalidInput("OUT", out, "name a file that ends in .mp4")
+    if not path.parent.is_dir():
+        raise InvalidInput("OUT", out, "its folder does not exist: make it first")
+    with Stages() as stages:
+        stages.begin("load")
+        from spava_app.engine.video.cards import random_scene, write_video
 
-            scene = random_scene(seconds, cards, seed)
-            stages.begin("write video")
-            try:
-                write_video(scene, path)
-            except OSError as error:
-                raise InvalidInput("OUT", out, f"cannot be written ({error})") from error
-        _print_scene(scene, path, as_json=output.as_json)
+        scene = random_scene(seconds, cards, seed)
+        stages.begin("write video")
+        try:
+            write_video(scene, path)
+        except OSError as error:
+            raise InvalidInput("OUT", out, f"cannot be written ({error})") from error
+    _print_scene(scene, path, as_json=output.as_json)
 
 
 def _print_scene(scene: "CardScene", path: Path, *, as_json: bool) -> None:

@@ -1,6 +1,7 @@
 """`spava text`: a question about a text file."""
 
 import sys
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,7 @@ import typer
 from spava_app.commands.groups import AnswerGroup, ModelGroup, OutputGroup
 from spava_app.commands.showing import show_answer
 from spava_app.errors import InvalidInput
-from spava_app.terminal import Stages, reported_errors
+from spava_app.terminal import Stages
 
 EPILOG = 'Example: `spava text book.txt "Who is the narrator?" --model ~/Llama-3.1-8B-Instruct`'
 
@@ -26,19 +27,27 @@ def text(
     Takes the folder of a Llama, Qwen2 or Yi model with a chat template, or its name on the Hugging
     Face hub. What is printed is as with `spava ask`.
     """
-    with (
-        reported_errors(as_json=output.as_json, debug=output.debug),
-        Stages() as stages,
-    ):
+    with Stages() as stages:
         if not file:
             raise InvalidInput("text", file, "must not be empty: give the path of a file")
+        about = _standard_input() if file == "-" else Path(file)
         stages.begin("load")
         from spava_app.text_qa import TextQA
 
         with TextQA(**model.keywords()) as qa:
-            about = sys.stdin.read() if file == "-" else Path(file)
             show_answer(
                 lambda **hooks: qa.ask(about, question, **answer.keywords(), **hooks),
                 stages,
                 as_json=output.as_json,
             )
+
+
+def _standard_input() -> str:
+    # None is how Python says that the process was started without one.
+    if sys.stdin is None:
+        raise InvalidInput("text", "-", "standard input is closed: pipe a text, or name a file")
+    try:
+        # As a file is read, whatever the locale says.
+        return TextIOWrapper(sys.stdin.buffer, "utf-8").read()
+    except UnicodeDecodeError:
+        raise InvalidInput("text", "-", "is no UTF-8 text: convert it") from None

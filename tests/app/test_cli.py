@@ -91,6 +91,28 @@ def test_an_empty_path_is_not_the_current_folder(words: list[str], field: str) -
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("redirected", "says"), [("<&-", "is closed"), ("< latin.txt", "is no UTF-8 text")]
+)
+def test_a_standard_input_that_is_no_text_is_wrong_input(
+    redirected: str, says: str, tmp_path: Path
+) -> None:
+    (tmp_path / "latin.txt").write_bytes("naïve".encode("latin-1"))
+    command = f"exec {sys.executable} -m spava_app text - Who? --model no-such {redirected}"
+    done = subprocess.run(
+        ["bash", "-c", command],
+        env=ENVIRONMENT,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: text='-': ")
+    assert says in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 def test_with_json_an_error_is_one_json_line_on_stderr(tmp_path: Path) -> None:
     missing = str(tmp_path / "missing.mp4")
     done = CliRunner().invoke(cli.app, ["ask", missing, QUESTION, "--json"])
@@ -259,15 +281,19 @@ def test_with_json_an_engine_error_has_no_field(capsys: pytest.CaptureFixture[st
     assert described == {"type": "EngineDown", "message": "rank 1 died", "field": None}
 
 
-@pytest.mark.parametrize(
-    ("error", "debug"), [(InvalidInput("fps", -1, "give more"), True), (OSError("a fault"), False)]
-)
-def test_debug_and_faults_let_the_error_through(error: Exception, debug: bool) -> None:
-    with (
-        pytest.raises(type(error)) as raised,
-        terminal.reported_errors(as_json=False, debug=debug),
-    ):
-        raise error
+def test_with_debug_a_traceback_comes_before_the_line_and_the_code_stays(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert ending(InvalidInput("fps", -1, "give more"), debug=True) == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith("Traceback")
+    assert shown.endswith("\nerror: fps=-1: give more\n")
+
+
+def test_faults_pass_through() -> None:
+    error = OSError("a fault")
+    with pytest.raises(OSError, match="a fault") as raised:
+        ending(error)
     assert raised.value is error
 
 
@@ -299,6 +325,7 @@ def test_synth_writes_the_video_and_says_what_is_in_it(tmp_path: Path) -> None:
         (["out.mp4", "--seconds", "5"], "seconds=5.0: "),
         (["no/out.mp4"], "folder does not exist"),
         (["out.avi"], "ends in .mp4"),
+        (["out.mp4", "--cards", "100"], "error: cards=100: "),
     ],
 )
 def test_synth_refuses_what_it_cannot_write(words: list[str], says: str, tmp_path: Path) -> None:

@@ -61,6 +61,13 @@ def test_the_file_is_found_at_its_usual_place(
         ("[plan]\nmax_new_tokens = [4]\n", "plan.max_new_tokens=[4]: "),
         ("frames = true\n", "frames=True: "),
         ("json = 'perhaps'\n", "json='perhaps': "),
+        ("cpu-ranks = 1\ncpu_ranks = 3\n", "cpu-ranks, cpu_ranks=(1, 3): are one option"),
+        (
+            "[plan]\npassing_len = 1\npassing-len = 1\n",
+            "plan.passing_len, plan.passing-len=(1, 1): are one option",
+        ),
+        (f"fps = 1{'0' * 5000}\n", "is no TOML: "),
+        (f"fps = {'[' * 5000}{']' * 5000}\n", "is no TOML: "),
     ],
 )
 def test_what_nobody_knows_or_takes_is_one_line_that_names_file_and_key(
@@ -93,6 +100,65 @@ def test_a_wrong_value_in_the_environment_names_its_variable(
     # A flag is wrong by itself, wherever else there is a value.
     done = CliRunner().invoke(cli.app, [*words, "--fps", "fast"])
     assert (done.exit_code, "'--fps'" in done.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("file", "variables", "flags", "field", "message"),
+    [
+        ("fps = -1", {}, [], "fps", "fps=-1: give a positive number"),
+        ("[plan]\nframes = 0", {}, [], "plan.frames", "plan.frames=0: give a whole number"),
+        ("max-new-tokens = 0", {}, [], "max-new-tokens", "max-new-tokens=0: must be"),
+        ('method = "full"\nanchor-len = 9', {}, [], "anchor-len", "anchor-len=9: method full"),
+        ('model = "no-such"', {}, [], "model", "model='no-such': "),
+        ("", {"SPAVA_FPS": "-1"}, [], "SPAVA_FPS", "SPAVA_FPS='-1': give a positive number"),
+        ("fps = -1", {"SPAVA_FRAMES": "0"}, [], "SPAVA_FRAMES", "SPAVA_FRAMES='0': give a whole"),
+        ("", {"SPAVA_GPUS": "many"}, [], "SPAVA_GPUS", "SPAVA_GPUS='many': give auto or a"),
+        ("frames = 3", {"SPAVA_FPS": "2"}, ["--frames", "0"], "frames", "frames=0: give a whole"),
+        ("fps = 1\nframes = 3", {}, [], "fps, frames", "fps, frames=(1, 3): give only one of"),
+        (
+            "[plan]\npassing-len = 8\npassing_fraction = 0.5",
+            {},
+            [],
+            "plan.passing_fraction, plan.passing-len",
+            "plan.passing_fraction, plan.passing-len=(0.5, 8): give only one of",
+        ),
+        (
+            "",
+            {"SPAVA_FPS": "1", "SPAVA_FRAME_RULE": "internvl"},
+            [],
+            "SPAVA_FPS, SPAVA_FRAME_RULE",
+            "SPAVA_FPS, SPAVA_FRAME_RULE=('1', 'internvl'): give only one of",
+        ),
+        (
+            "",
+            {},
+            ["--fps", "1", "--frames", "3"],
+            "fps, frames",
+            "fps, frames=(1.0, 3): give only one of",
+        ),
+    ],
+)
+def test_what_the_library_refuses_is_told_as_it_was_written(
+    file: str,
+    variables: dict[str, str],
+    flags: list[str],
+    field: str,
+    message: str,
+    video: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = tmp_path / "spava.toml"
+    config.write_text(file)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    words = ["--config", str(config), "plan", str(video), "--json", *flags]
+    done = CliRunner().invoke(cli.app, words)
+    assert (done.exit_code, done.stdout) == (2, "")
+    error = json.loads(done.stderr)["error"]
+    assert error["field"] == field
+    assert error["message"].startswith(message)
+    assert error["message"].endswith(f"(in {config})") == (not variables and not flags)
 
 
 FEW, MANY = 20, 60  # of the video of a minute: as asked for, and with one a second
@@ -228,9 +294,47 @@ def test_json_may_be_asked_for_in_the_environment(
     assert json.loads(done.stdout)["num_tokens"] > 0
 
 
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        (["plan"], "UsageError"),
+        (["plan", "no.mp4", "--no-such"], "UsageError"),
+        (["plan", "no.mp4", "--fps", "fast"], "UsageError"),
+        (["no-such"], "UsageError"),
+        (["--no-such"], "UsageError"),
+        (["--config", "no.toml", "plan", "no.mp4"], "InvalidInput"),
+        (["plan", "no.mp4"], "VideoError"),
+    ],
+)
+def test_json_in_the_environment_holds_for_every_error(
+    words: list[str], kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPAVA_JSON", "1")
+    done = CliRunner().invoke(cli.app, words)
+    assert (done.exit_code, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert json.loads(done.stderr)["error"]["type"] == kind
+
+
+@pytest.mark.parametrize("content", ["json = true", "[plan]\njson = 'yes'"])
+@pytest.mark.parametrize("words", [[], ["no.mp4", "--no-such"], ["no.mp4", "--frames", "few"]])
+def test_json_in_the_file_holds_for_wrong_usage(
+    content: str, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "spava.toml"
+    config.write_text(content)
+    words = ["--config", str(config), "plan", *words]
+    done = CliRunner().invoke(cli.app, words)
+    assert done.exit_code == 2
+    assert json.loads(done.stderr)["error"]["type"] == "UsageError"
+    # The environment wins.
+    monkeypatch.setenv("SPAVA_JSON", "0")
+    assert CliRunner().invoke(cli.app, words).stderr.startswith("error: ")
+
+
 def test_a_full_disk_below_stdout_is_one_line(video: Path) -> None:
     with open("/dev/full", "w") as full:
         words = [sys.executable, "-m", "spava_app", "plan", str(video), "--json"]
         done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120)
     assert done.returncode == 1
-    assert done.stderr == "error: cannot write: No space left on device\n"
+    error = {"type": "OSError", "message": "cannot write: No space left on device", "field": None}
+    assert json.loads(done.stderr) == {"error": error}
