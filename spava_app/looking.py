@@ -17,7 +17,7 @@ from spava_app.engine.video.frame_source import FrameSource
 from spava_app.engine.video.frames import Frames, natural_order
 from spava_app.engine.video.probe import FolderInfo, PictureInfo, VideoInfo, look_at
 from spava_app.engine.video.sample import FrameSample, sample_rule, sample_times
-from spava_app.errors import InvalidInput, check_count, plain_number
+from spava_app.errors import InvalidInput, check_count, needed_count, plain_number
 
 DEFAULT_FPS = 2.0
 MAX_FRAMES = 768  # as qwen-vl-utils; a longer video is sampled evenly
@@ -60,9 +60,7 @@ class Asked:
         Raises:
             InvalidInput: numbers and kinds that are never right.
         """
-        new_tokens = check_count("max_new_tokens", self.max_new_tokens, least=1)
-        if new_tokens is None:
-            raise InvalidInput("max_new_tokens", None, "must be an integer of at least 1")
+        new_tokens = needed_count("max_new_tokens", self.max_new_tokens, least=1)
         if not isinstance(self.frame_rule, str | None):
             raise InvalidInput("frame_rule", self.frame_rule, "give its name")
         tokens = check_count("max_visual_tokens", self.max_visual_tokens, least=1)
