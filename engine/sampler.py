@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from spava_app.errors import EngineError, InvalidInput, check_count, plain_number
+from spava_app.errors import EngineError, InvalidInput, finite_number, needed_count
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Sampling:
 
     def __post_init__(self) -> None:
         for name, value in list(vars(self).items()):
-            number = plain_number(value)
+            number = finite_number(value)
             # What is no number stays, to be refused below as it was given.
             object.__setattr__(self, name, value if number is None else number)
         if not (_finite(self.temperature) and self.temperature >= 0):
@@ -50,11 +50,11 @@ class Sampling:
         if not (_finite(self.top_p) and 0 < self.top_p <= 1):
             fix = "must be a number above 0 and at most 1; 1 keeps every token"
             raise InvalidInput("top_p", self.top_p, fix)
-        _check_integer("top_k", self.top_k)
+        needed_count("top_k", self.top_k, least=0)
         if not (_finite(self.repetition_penalty) and self.repetition_penalty > 0):
             fix = "must be a number above 0; 1 changes nothing"
             raise InvalidInput("repetition_penalty", self.repetition_penalty, fix)
-        _check_integer("seed", self.seed)
+        needed_count("seed", self.seed, least=0)
 
 
 class Sampler:
@@ -143,10 +143,4 @@ def _nucleus(probabilities: Tensor, top_p: float) -> Tensor:
 
 
 def _finite(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _check_integer(field: str, value: object) -> None:
-    if value is None:
-        raise InvalidInput(field, value, "must be an integer of at least 0")
-    check_count(field, value, least=0)
+    return finite_number(value) is not None

@@ -1,6 +1,6 @@
 """Many questions, grouped by what they are about."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,9 @@ def ask_all(
     """See `VideoQA.map`."""
     if on_answer is not None and not callable(on_answer):
         raise InvalidInput("on_answer", on_answer, "give a function")
+    stops = options.get("stop_strings", ())
+    if isinstance(stops, Iterator):  # which the first question would use up
+        options = {**options, "stop_strings": tuple(stops)}
     questions = [Asked(*_pair(number, pair), **options) for number, pair in _numbered(pairs)]
     groups: dict[object, list[int]] = {}
     for number, asked in enumerate(questions):

@@ -4,9 +4,10 @@ What a user gave wrong is an `InvalidInput` (a `ValueError`, exit code 2) that n
 value and the fix. What went wrong inside is another `SpavaError` (exit code 1).
 """
 
+import math
 import operator
 import sys
-from numbers import Real
+from numbers import Integral, Real
 
 
 class SpavaError(Exception):
@@ -33,14 +34,19 @@ class InvalidInput(SpavaError, ValueError):
     exit_code = 2
 
     def __init__(self, field: str, value: object, fix: str) -> None:
-        super().__init__(f"{field}={_shortened(repr(value))}: {fix}")
+        super().__init__(f"{field}={_shown(value)}: {fix}")
         self.field, self.value, self.fix = field, value, fix
 
     def __reduce__(self) -> tuple[type, tuple[str, object, str]]:
         return type(self), (self.field, self.value, self.fix)
 
 
-def _shortened(text: str) -> str:
+def _shown(value: object) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of thousands of digits
+        name = type(value).__name__
+        return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
     # A whole book may have been given.
     return text if len(text) <= 400 else f"{text[:200]}...{text[-60:]}"
 
@@ -97,14 +103,30 @@ class Cancelled(SpavaError):
 
 def plain_number(value: object) -> int | float | None:
     """A number of any library as Python's own, which can travel as JSON; None for what is none, as
-    True and False.
+    True and False, an array that is no scalar, and a fraction too large for a float.
     """
-    if isinstance(value, bool):
+    # Arrays and tensors without dimensions, and NumPy's scalars: torch gives True as the index 1.
+    dimensions, item = getattr(value, "ndim", 0), getattr(value, "item", None)
+    if dimensions != 0:
         return None
     try:
-        return operator.index(value)  # type: ignore[arg-type] (that is what is asked)
-    except TypeError:
-        return float(value) if isinstance(value, Real) else None
+        plain = item() if callable(item) else value
+        if isinstance(plain, bool):
+            return None
+        if isinstance(plain, Real) and not isinstance(plain, Integral):
+            return float(plain)
+        return operator.index(plain)  # type: ignore[arg-type] (that is what is asked)
+    except (TypeError, OverflowError, RuntimeError):
+        return None
+
+
+def finite_number(value: object) -> int | float | None:
+    """As `plain_number`, and None for NaN, infinity and an integer too large for a float."""
+    number = plain_number(value)
+    try:
+        return number if number is not None and math.isfinite(number) else None
+    except OverflowError:
+        return None
 
 
 def check_count(field: str, value: object, *, least: int, most: int = sys.maxsize) -> int | None:
@@ -120,4 +142,12 @@ def check_count(field: str, value: object, *, least: int, most: int = sys.maxsiz
         raise InvalidInput(field, value, f"must be an integer of at least {least}")
     if count > most:
         raise InvalidInput(field, value, f"must be at most {most}")
+    return count
+
+
+def needed_count(field: str, value: object, *, least: int, most: int = sys.maxsize) -> int:
+    """As `check_count`, of what may not be None."""
+    count = check_count(field, value, least=least, most=most)
+    if count is None:
+        raise InvalidInput(field, value, f"must be an integer of at least {least}")
     return count

@@ -1,10 +1,11 @@
 """A prompt that the model takes: media are given as much room as its text leaves."""
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, Self, TypeVar
 
-from spava_app.engine.budget import Wish, share
+from spava_app.engine.budget import Wish, least_tokens, share
 from spava_app.engine.processors import Fit, Processor
 from spava_app.engine.video.sample import FrameSample
 from spava_app.prompt import Prompt
@@ -81,6 +82,7 @@ def fit_prompt(
         return Fitted((), (), (), prompt) if len(prompt.token_ids) <= room else None
     wishes = [wish_of(file, all_frames=all_frames) for file in files]
     full = [wish.fit(processor, None) for wish in wishes]
+    least = least_tokens(processor, wishes)
     budget = room if max_visual_tokens is None else min(room, max_visual_tokens)
     while rooms := share(processor, wishes, budget):
         used, fits = [], []
@@ -99,5 +101,32 @@ def fit_prompt(
                 for file, fit, own, wish in zip(used, fits, full, wishes, strict=True)
             ]
             return Fitted(tuple(used), tuple(fits), tuple(lowered), prompt)
-        budget = sum(sum(fit.runs) for fit in fits) - over
+        taken = sum(sum(fit.runs) for fit in fits)
+        budget = taken - over
+        if taken > least:
+            # With fewer frames there is less text too: the least may fit all the same.
+            budget = max(budget, least)
     return None
+
+
+def least_prompt(
+    processor: Processor | None,
+    build: Callable[[Sequence[Fit]], Prompt],
+    files: Sequence[File],
+    *,
+    all_frames: bool,
+) -> Prompt:
+    """The prompt around the least of the files, text that comes with them included."""
+    if processor is None or not files:
+        return build(())
+    wishes = [wish_of(file, all_frames=all_frames) for file in files]
+    least = fit_prompt(
+        processor,
+        build,
+        files,
+        room=sys.maxsize,
+        max_visual_tokens=least_tokens(processor, wishes),
+        all_frames=all_frames,
+    )
+    assert least is not None  # there is room for anything
+    return least.prompt

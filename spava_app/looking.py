@@ -1,6 +1,6 @@
 """What a question is about: files, folders or frames, and which frames of them are looked at."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -17,7 +17,8 @@ from spava_app.engine.video.frame_source import FrameSource
 from spava_app.engine.video.frames import Frames, natural_order
 from spava_app.engine.video.probe import FolderInfo, PictureInfo, VideoInfo, look_at
 from spava_app.engine.video.sample import FrameSample, sample_rule, sample_times
-from spava_app.errors import InvalidInput, check_count, plain_number
+from spava_app.errors import InvalidInput, check_count, needed_count, plain_number
+from spava_app.text_stream import check_stops
 
 DEFAULT_FPS = 2.0
 MAX_FRAMES = 768  # as qwen-vl-utils; a longer video is sampled evenly
@@ -49,7 +50,7 @@ class Asked:
     max_visual_tokens: int | None = None
     max_new_tokens: int = 64
     sampling: Sampling | None = None
-    stop_strings: Sequence[str] = ()
+    stop_strings: Iterable[str] = ()
     method: str | None = None
     method_options: Mapping[str, object] | None = None
 
@@ -60,9 +61,7 @@ class Asked:
         Raises:
             InvalidInput: numbers and kinds that are never right.
         """
-        new_tokens = check_count("max_new_tokens", self.max_new_tokens, least=1)
-        if new_tokens is None:
-            raise InvalidInput("max_new_tokens", None, "must be an integer of at least 1")
+        new_tokens = needed_count("max_new_tokens", self.max_new_tokens, least=1)
         if not isinstance(self.frame_rule, str | None):
             raise InvalidInput("frame_rule", self.frame_rule, "give its name")
         tokens = check_count("max_visual_tokens", self.max_visual_tokens, least=1)
@@ -77,6 +76,7 @@ class Asked:
             max_pixels=pixels,
             max_visual_tokens=tokens,
             max_new_tokens=new_tokens,
+            stop_strings=check_stops(self.stop_strings),
         )
 
     @property

@@ -1,6 +1,6 @@
 """What may be said with a question, in one place for `ask`, `stream`, `plan`, `open` and `map`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from typing_extensions import TypedDict
 
@@ -44,7 +44,7 @@ class AnswerOptions(TypedDict, total=False):
 
     max_new_tokens: int
     sampling: Sampling | None
-    stop_strings: Sequence[str]
+    stop_strings: Iterable[str]
     method: str | None
     method_options: Mapping[str, object] | None
 

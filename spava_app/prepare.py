@@ -4,6 +4,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from spava_app.engine.auto import Choice, Variant
 from spava_app.engine.budget import least_tokens
@@ -14,7 +15,7 @@ from spava_app.engine.processors import Fit, Processor
 from spava_app.engine.request import Request
 from spava_app.engine.sampler import Sampling
 from spava_app.errors import InvalidInput
-from spava_app.fitting import Fitted, fit_prompt, wish_of
+from spava_app.fitting import Fitted, fit_prompt, least_prompt, wish_of
 from spava_app.looking import Asked, Seen, as_media
 from spava_app.prompt import Prompt, PromptBuilder
 
@@ -100,7 +101,7 @@ class Preparer:
         room = limit.tokens
         while fitted := fit_prompt(
             self.processor,
-            lambda fits: self._build(asked, fits),
+            partial(self._build, asked),
             seen,
             room=room,
             max_visual_tokens=asked.max_visual_tokens,
@@ -131,21 +132,26 @@ class Preparer:
         given = asked.max_visual_tokens
         if given is not None and given < least:
             return InvalidInput("max_visual_tokens", given, f"give at least {least} for these")
-        text = len(self._build(asked, ()).token_ids)
+        # Counted, not summed: marks around media, and lines of text for frames, come on top.
+        smallest = least_prompt(
+            self.processor, partial(self._build, asked), seen, all_frames=asked.all_frames
+        )
+        length, text = len(smallest.token_ids), len(self._build(asked, ()).token_ids)
         if limit.memory:
             forecaster = self.forecaster
             fix = (
                 f"its weights take {_gib(forecaster.weights)} on each rank, and with a prompt of "
-                f"{text + least} tokens it does not fit into {self._memory()}: use a smaller model "
+                f"{length} tokens it does not fit into {self._memory()}: use a smaller model "
                 "or free some memory"
             )
             return InvalidInput("model", forecaster.name, fix)
-        if (most := self.max_tokens - text - least) > 0:
+        if (most := self.max_tokens - length) > 0:
             fix = f"the most that fits is {most}"
             return InvalidInput("max_new_tokens", asked.max_new_tokens, fix)
         fix = (
             f"with the answer this is {text + asked.max_new_tokens} tokens, what it is about needs "
-            f"at least {least}, and the model takes {self.max_tokens}: ask a shorter question"
+            f"at least {length - text}, and the model takes {self.max_tokens}: "
+            "ask a shorter question"
         )
         alone = replace(asked, text="")
         if asked.text and len(self._build(alone, ()).token_ids) < self.max_tokens:

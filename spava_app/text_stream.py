@@ -1,6 +1,6 @@
 """Tokens in, text out, piece by piece: never half a character, never part of a stop string."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from spava_app.errors import InvalidInput
 
@@ -11,6 +11,21 @@ REPLACEMENT = "\ufffd"  # what decoders write for bytes that are not (yet) a cha
 UNFINISHED = 3
 # Tokens without a finished character that are taken for garbage, and how many of them are kept.
 GARBAGE, KEPT = 48, 8
+
+
+def check_stops(stop_strings: object) -> tuple[str, ...]:
+    """All of `stop_strings`, which may be an iterator: it can be gone through only once.
+
+    Raises:
+        InvalidInput: it is no list, or one of them is empty or not text.
+    """
+    if isinstance(stop_strings, str) or not isinstance(stop_strings, Iterable):
+        raise InvalidInput("stop_strings", stop_strings, "give a list of strings")
+    stops = tuple(stop_strings)
+    for stop in stops:
+        if not isinstance(stop, str) or not stop:
+            raise InvalidInput("stop_strings", stop, "must be strings, none of them empty")
+    return stops
 
 
 class TextStream:
@@ -34,17 +49,12 @@ class TextStream:
         stopped: whether a stop string was met; what is pushed later is ignored.
 
     Raises:
-        InvalidInput: a stop string that is empty or not text.
+        InvalidInput: as `check_stops`.
     """
 
-    def __init__(self, decode: Decode, stop_strings: Sequence[str] = ()) -> None:
-        if isinstance(stop_strings, str):
-            raise InvalidInput("stop_strings", stop_strings, "give a list of strings")
-        for stop in stop_strings:
-            if not isinstance(stop, str) or not stop:
-                raise InvalidInput("stop_strings", stop, "must be strings, none of them empty")
+    def __init__(self, decode: Decode, stop_strings: Iterable[str] = ()) -> None:
         self.stopped = False
-        self._decode, self._stops = decode, tuple(stop_strings)
+        self._decode, self._stops = decode, check_stops(stop_strings)
         self._pieces: list[str] = []
         self._window: list[int] = []
         self._settled = 0  # tokens of the window that ended in a finished character

@@ -8,14 +8,16 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from random import Random
+from secrets import token_hex
 
 import torch
 
 from spava_app.engine.video.card_drawing import COLORS, draw, random_look
-from spava_app.errors import InvalidInput
+from spava_app.errors import InvalidInput, finite_number, needed_count, plain_number
 
 SHORTEST, LONGEST = 3.0, 6.0  # seconds a card shows
 GAP = 1.0  # least seconds between two cards
+LONGEST_VIDEO = 24 * 60 * 60  # seconds
 CHUNK_FRAMES = 64
 KEY_FRAME_EVERY = 250
 
@@ -53,17 +55,21 @@ def random_scene(seconds: float, num_cards: int, seed: int) -> CardScene:
     """Place cards of distinct colours at random moments, in order of time.
 
     Args:
-        seconds: length of the video.
+        seconds: length of the video, up to a day.
         num_cards: 0 to 8; each shows for 3 to 6 seconds, at least 1 second apart from the next.
         seed: fixes the cards and the look.
 
     Raises:
-        InvalidInput: the cards do not fit, or there are more cards than colours.
+        InvalidInput: the cards do not fit, there are more cards than colours, or it is no number.
     """
-    if not 0 <= num_cards <= len(COLORS):
+    count, length = plain_number(num_cards), finite_number(seconds)
+    if not isinstance(count, int) or not 0 <= count <= len(COLORS):
         raise InvalidInput("num_cards", num_cards, f"choose 0 to {len(COLORS)}, one per colour")
+    if length is None or not 0 < length <= LONGEST_VIDEO:
+        raise InvalidInput("seconds", seconds, f"must be above 0 and at most {LONGEST_VIDEO}")
+    num_cards, seconds, seed = count, length, needed_count("seed", seed, least=0)
     spare = seconds - num_cards * SHORTEST - max(num_cards - 1, 0) * GAP
-    if spare < 0 or seconds <= 0:
+    if spare < 0:
         raise InvalidInput(
             "seconds", seconds, f"{num_cards} cards need {num_cards * (SHORTEST + GAP) - GAP:g} s"
         )
@@ -98,7 +104,8 @@ def draw_frames(scene: CardScene, times: torch.Tensor, size: int) -> torch.Tenso
 
 
 def write_video(scene: CardScene, path: str | Path, *, size: int = 224, fps: int = 10) -> None:
-    """Encode a scene as an H.264 mp4, one short run of frames at a time.
+    """Encode a scene as an H.264 mp4, one short run of frames at a time. There is a file under that
+    name once it is whole.
 
     Args:
         scene: what to show.
@@ -108,12 +115,26 @@ def write_video(scene: CardScene, path: str | Path, *, size: int = 224, fps: int
 
     Raises:
         InvalidInput: an odd or non-positive size, or a rate that leaves no frame.
+        OSError: it cannot be written.
     """
     if size < 16 or size % 2:
         raise InvalidInput("size", size, "give an even number of pixels, at least 16")
     num_frames = round(scene.seconds * fps)
     if num_frames < 1:
         raise InvalidInput("fps", fps, f"gives no frame in {scene.seconds:g} s: raise it")
+    path = Path(path).resolve()  # what a link leads to, and not the link, is replaced
+    if path.exists():
+        path.open("r+b").close()  # a folder is told now, as a file that may not be written
+    beside = path.with_name(f".spava-{token_hex(4)}{path.suffix}")
+    try:
+        _encode(scene, beside, num_frames, size, fps)
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+def _encode(scene: CardScene, path: Path, num_frames: int, size: int, fps: int) -> None:
     # Training draws the same cards on machines without PyAV.
     import av
 

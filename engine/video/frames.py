@@ -44,7 +44,8 @@ class Frames:
         if isinstance(self.pictures, np.ndarray | Tensor):
             _check_array(self.pictures)
         elif (
-            isinstance(self.pictures, str | Path)
+            isinstance(self.pictures, str)
+            or not isinstance(self.pictures, Sequence)
             or not self.pictures
             or not all(isinstance(path, str | Path) and path for path in self.pictures)
         ):

@@ -9,10 +9,12 @@ import numpy as np
 
 from spava_app.engine.video.frame_rules import RULES
 from spava_app.engine.video.probe import VideoInfo
-from spava_app.errors import InvalidInput, plain_number
+from spava_app.errors import InvalidInput, finite_number, plain_number
 
 # Times are sums of container ticks: an instant that falls on a frame up to rounding means it.
 _ROUNDING = 1e-6
+# Rules make a list as long as the number they are given, also for a video that has fewer frames.
+_MOST_OF_RULE = 10**6
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,9 @@ def sample_rule(info: VideoInfo, rule: str, num_frames: int | None = None) -> Fr
     if rule not in RULES:
         raise InvalidInput("frame_rule", rule, f"choose one of {', '.join(RULES)}")
     wanted = None if num_frames is None else _count("num_frames", num_frames)
+    if wanted is not None and wanted > _MOST_OF_RULE:
+        fix = f"give at most {_MOST_OF_RULE} frames to a frame_rule"
+        raise InvalidInput("num_frames", num_frames, fix)
     frames = RULES[rule](info.num_frames, info.duration, wanted)
     return _sample(info, np.array(frames))
 
@@ -94,8 +99,8 @@ def _sample(info: VideoInfo, frames: np.ndarray) -> FrameSample:
 
 
 def _rate(fps: float) -> float:
-    rate = plain_number(fps)
-    if rate is None or not (math.isfinite(rate) and rate > 0):
+    rate = finite_number(fps)
+    if rate is None or rate <= 0:
         raise InvalidInput("fps", fps, "give a positive number of frames per second")
     return rate
 

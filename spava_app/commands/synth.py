@@ -45,7 +45,9 @@ def synth(
         try:
             write_video(scene, path)
         except OSError as error:
-            raise InvalidInput("OUT", out, f"cannot be written ({error})") from error
+            # Not all of it: it names the file beside it that is written first.
+            why = error.strerror or error
+            raise InvalidInput("OUT", out, f"cannot be written ({why})") from error
     _print_scene(scene, path, as_json=output.as_json)
 
 

@@ -313,6 +313,10 @@ def test_text_streams_and_a_stop_string_ends_the_answer_on_all_ranks(
     assert cut.text == whole.text.split(stop)[0].strip()
     assert cut.usage.finish_reason == "stop"
     assert cut.usage.answer_tokens < whole.usage.answer_tokens
+    how: dict[str, Any] = {"max_new_tokens": 40, "sampling": hot}
+    assert qa.ask(video, card.question, stop_strings=iter([stop]), **how).text == cut.text
+    both = qa.map([(video, card.question)] * 2, stop_strings=iter([stop]), **how)
+    assert [getattr(answer, "text", answer) for answer in both] == [cut.text] * 2
     assert qa.ask(video, card.question).text == card.answer
 
 
@@ -368,6 +372,8 @@ def test_a_model_that_is_not_there_is_told(
     [
         ({"max_new_tokens": None}, "max_new_tokens"),
         ({"max_new_tokens": 10**7}, "max_new_tokens"),
+        ({"stop_strings": None}, "stop_strings"),
+        ({"stop_strings": 5}, "stop_strings"),
         ({"sampling": {"temperature": -1.0}}, "sampling"),
         ({"history": [{"role": "user", "content": "Hm?"}]}, "history"),
     ],
@@ -376,9 +382,10 @@ def test_wrong_calls_are_told_and_leave_the_workers_up(
     wrong: dict[str, Any], field: str, qa: VideoQA, scene: CardScene, video: Path
 ) -> None:
     before = worker_ids(qa)
-    with pytest.raises(InvalidInput) as error:
-        qa.ask(video, scene.cards[0].question, **wrong)
-    assert error.value.field == field
+    for call in (qa.ask, qa.plan):
+        with pytest.raises(InvalidInput) as error:
+            call(video, scene.cards[0].question, **wrong)
+        assert error.value.field == field
     assert worker_ids(qa) == before
 
 

@@ -323,15 +323,22 @@ def test_synth_writes_the_video_and_says_what_is_in_it(tmp_path: Path) -> None:
     ("words", "says"),
     [
         (["out.mp4", "--seconds", "5"], "seconds=5.0: "),
+        (["out.mp4", "--seconds", "nan"], "seconds=nan: "),
+        (["out.mp4", "--seconds", "inf"], "seconds=inf: "),
+        (["out.mp4", "--seed", "9" * 23], f"seed={'9' * 23}: "),
+        (["out.mp4", "--seed", "-1"], "seed=-1: "),
+        (["folder.mp4"], "cannot be written (Is a directory)"),
         (["no/out.mp4"], "folder does not exist"),
         (["out.avi"], "ends in .mp4"),
         (["out.mp4", "--cards", "100"], "error: cards=100: "),
     ],
 )
 def test_synth_refuses_what_it_cannot_write(words: list[str], says: str, tmp_path: Path) -> None:
+    (tmp_path / "folder.mp4").mkdir()
     done = CliRunner().invoke(cli.app, ["synth", str(tmp_path / words[0]), *words[1:]])
     assert (done.exit_code, done.stdout) == (2, "")
     assert says in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -134,6 +134,8 @@ def test_command_prints_the_report_and_exits_0(ran: tuple[Report, Result]) -> No
     ("words", "says"),
     [
         (["--seconds", "5"], "seconds=5.0"),
+        (["--seconds", "nan"], "seconds=nan"),
+        (["--seed", "-1"], "seed=-1"),
         (["--seconds", "20", "--cpu-ranks", "0"], "cpu_ranks=0"),
         (["--seconds", "20", "--method", "guess"], "method='guess'"),
     ],

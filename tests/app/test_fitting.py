@@ -1,5 +1,6 @@
 """An hour of video and a model of 32,768 positions: what is looked at fits, as the plan says."""
 
+import re
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -203,6 +204,53 @@ def test_what_fits_nowhere_names_the_question_or_the_budget(
         with pytest.raises(InvalidInput, match="the most that fits is 32") as error:
             ask(qwen, clip, max_new_tokens=POSITIONS - 60, **how)
         assert error.value.field == "max_new_tokens"
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {},
+        {"num_frames": 1},
+        {"max_visual_tokens": 600},
+        {"history": [("And what is not in it? " * 300, "Yes.")]},
+    ],
+)
+@pytest.mark.parametrize("family", ["qwen", "internvl"])
+def test_the_longest_answer_that_is_named_is_taken(
+    family: str, how: dict[str, Any], request: pytest.FixtureRequest, clip: Path
+) -> None:
+    """Also where each frame has a line of text, of which there is less with fewer frames."""
+    preparer: Preparer = request.getfixturevalue(family)
+    for videos in (clip, [clip, clip]):
+        most = _longest(preparer, videos, **how)
+        made, _ = ask(preparer, videos, max_new_tokens=most, **how)
+        assert len(made.token_ids) + most == POSITIONS
+        fix = _refused(preparer, videos, max_new_tokens=most + 1, **how)
+        assert fix == f"the most that fits is {most}"
+
+
+def test_the_question_is_named_with_all_that_comes_with_the_least(
+    qwen: Preparer, clip: Path
+) -> None:
+    """The numbers add up: with a token more in the model it would be the answer that is long."""
+    least, _ = ask(qwen, clip, max_new_tokens=_longest(qwen, clip))
+    length = len(least.token_ids)
+    told = _refused(replace(qwen, max_tokens=length), clip, max_new_tokens=1)
+    answered, needed, taken = (int(word) for word in re.findall(r"\d+", told))
+    assert (answered + needed, taken) == (length + 1, length)
+    one_more = replace(qwen, max_tokens=length + 1)
+    assert _refused(one_more, clip, max_new_tokens=2) == "the most that fits is 1"
+
+
+def _longest(preparer: Preparer, videos: Path | list[Path], **how: Any) -> int:
+    """The longest answer that an error names."""
+    return int(_refused(preparer, videos, max_new_tokens=POSITIONS - 1, **how).rpartition(" ")[2])
+
+
+def _refused(preparer: Preparer, videos: Path | list[Path], **how: Any) -> str:
+    with pytest.raises(InvalidInput) as error:
+        ask(preparer, videos, **how)
+    return error.value.fix
 
 
 def test_a_clip_beside_an_hour_is_seen_whole(qwen: Preparer, hour: Path, clip: Path) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -263,8 +264,14 @@ def test_a_space_after_a_skipped_token_is_kept() -> None:
     ]
 
 
-@pytest.mark.parametrize("stops", ["end", [""], ["a", 3], [None]])
-def test_stop_strings_must_be_strings(stops: Sequence[str]) -> None:
+@pytest.mark.parametrize("stops", ["end", [""], ["a", 3], [None], None, 5, iter([""]), b"end"])
+def test_stop_strings_must_be_strings(stops: Any) -> None:
     decode: Callable[[Sequence[int]], str] = BYTE_LEVEL.decode
     with pytest.raises(InvalidInput, match=r"^stop_strings="):
         TextStream(decode, stops)
+
+
+def test_stop_strings_of_an_iterator_stop() -> None:
+    stream = TextStream(BYTE_LEVEL.decode, iter(["cd"]))
+    assert "".join(map(stream.push, BYTE_LEVEL.encode("abcdef").ids)) == "ab"
+    assert stream.stopped

@@ -220,7 +220,9 @@ def test_settings_of_other_libraries_become_plain() -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
+        ("repetition_penalty", 10**400),
         *[("temperature", value) for value in (-0.1, math.nan, math.inf, "1", np.True_, None)],
+        *[("temperature", value) for value in (10**400, torch.tensor(True))],
         *[("top_p", value) for value in (0, -0.5, 1.0001, math.nan, "0.9", True, None)],
         *[("top_k", value) for value in (-1, 1.5, "3", True, np.True_, np.float64(3), None)],
         *[("repetition_penalty", value) for value in (0, -1.0, math.nan, math.inf, False, None)],

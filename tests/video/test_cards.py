@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from spava_app.engine.video import cards
 from spava_app.engine.video.card_drawing import COLORS, DIGITS, draw, random_look
 from spava_app.engine.video.cards import (
     GAP,
@@ -38,10 +39,31 @@ def test_scenes_keep_their_promises(cards, spare, seed):
         assert after.start - before.end >= GAP - 1e-6
 
 
-@pytest.mark.parametrize(("seconds", "cards"), [(30, 8), (2, 1), (0, 0), (100, 9), (100, -1)])
-def test_impossible_scenes_are_refused(seconds, cards):
-    with pytest.raises(InvalidInput):
-        random_scene(seconds, cards, 0)
+@pytest.mark.parametrize(
+    ("seconds", "cards", "seed", "field"),
+    [
+        (30, 8, 0, "seconds"),
+        (2, 1, 0, "seconds"),
+        (0, 0, 0, "seconds"),
+        (float("nan"), 5, 0, "seconds"),
+        (float("inf"), 5, 0, "seconds"),
+        (float("-inf"), 0, 0, "seconds"),
+        (1e308, 5, 0, "seconds"),
+        (10**400, 5, 0, "seconds"),
+        ("30", 5, 0, "seconds"),
+        (100, 9, 0, "num_cards"),
+        (100, -1, 0, "num_cards"),
+        (100, 1.5, 0, "num_cards"),
+        (100, 5, -1, "seed"),
+        (100, 5, 10**23, "seed"),
+        (100, 5, 0.5, "seed"),
+        (100, 5, None, "seed"),
+    ],
+)
+def test_impossible_scenes_are_refused(seconds, cards, seed, field):
+    with pytest.raises(InvalidInput) as error:
+        random_scene(seconds, cards, seed)
+    assert error.value.field == field
 
 
 @pytest.mark.parametrize("wrong", [{"size": 225}, {"size": 0}, {"fps": 0}])
@@ -87,6 +109,40 @@ def test_a_video_shows_its_cards_at_the_stated_times(tmp_path):
     for number, color in seen.items():
         inside = [card.color for card in scene.cards if card.start <= number / 4 < card.end]
         assert color == (inside[0] if inside else None)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError("No space left on device")])
+def test_a_video_that_is_not_finished_leaves_what_was_there(tmp_path, monkeypatch, error):
+    scene, path = random_scene(20, 1, 0), tmp_path / "cards.mp4"
+
+    def fail(scene, times, size):
+        if times[0] > 5:
+            raise error
+        return draw_frames(scene, times, size)
+
+    monkeypatch.setattr(cards, "draw_frames", fail)
+    for before in (None, b"an older video"):
+        if before:
+            path.write_bytes(before)
+        with pytest.raises(type(error)):
+            write_video(scene, path, size=32)
+        assert [file.read_bytes() for file in tmp_path.iterdir()] == [before] * bool(before)
+
+
+def test_a_video_replaces_a_file_through_a_link_and_never_a_folder(tmp_path):
+    scene, link, file = random_scene(5, 1, 0), tmp_path / "link.mp4", tmp_path / "file.mp4"
+    file.write_bytes(b"an older video")
+    link.symlink_to(file)
+    write_video(scene, link, size=32)
+    assert link.is_symlink()
+    assert file.stat().st_size > 1000
+    assert sorted(tmp_path.iterdir()) == [file, link]
+    # As any file that a program makes: for others to read where the user lets them.
+    (tmp_path / "plain").touch()
+    assert file.stat().st_mode == (tmp_path / "plain").stat().st_mode
+    (tmp_path / "folder.mp4").mkdir()
+    with pytest.raises(IsADirectoryError):
+        write_video(scene, tmp_path / "folder.mp4", size=32)
 
 
 def test_drawing_is_deterministic_and_looks_alike_at_every_size():

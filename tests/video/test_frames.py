@@ -98,13 +98,15 @@ def test_arrays_of_another_kind(wrong, tmp_path):
         looked_at(wrong, tmp_path)
 
 
-@pytest.mark.parametrize("wrong", [[], ["a.png", 5], ["a.png", ""], "a.png", None])
+@pytest.mark.parametrize(
+    "wrong", [[], ["a.png", 5], ["a.png", ""], "a.png", Path("a"), None, 5, {"a"}, iter(["a.png"])]
+)
 def test_lists_of_something_else(wrong):
     with pytest.raises(InvalidInput, match="pictures="):
         Frames(wrong)
 
 
-@pytest.mark.parametrize("fps", [0, -1.0, float("nan"), float("inf"), "2", True])
+@pytest.mark.parametrize("fps", [0, -1.0, float("nan"), float("inf"), "2", True, 10**400])
 def test_rates_that_are_none(fps):
     with pytest.raises(InvalidInput, match="fps="):
         Frames(FRAMES, fps=fps)

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from spava_app.engine.video.frame_rules import RULES
 from spava_app.engine.video.index import FrameIndex
 from spava_app.engine.video.probe import VideoInfo, probe
-from spava_app.engine.video.sample import sample_times
+from spava_app.engine.video.sample import sample_rule, sample_times
 from spava_app.errors import InvalidInput
 
 
@@ -113,6 +114,7 @@ def test_uneven_file(videos):
         {"fps": math.nan},
         {"fps": math.inf},
         {"fps": True},
+        {"fps": 10**400},
         {"fps": 1.0, "max_frames": 0},
         {"num_frames": 1, "max_frames": math.nan},
     ],
@@ -120,3 +122,10 @@ def test_uneven_file(videos):
 def test_wrong_numbers(how):
     with pytest.raises(InvalidInput, match="give"):
         sample_times(video(range(5)), **how)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_rule_takes_no_number_that_does_not_fit_into_memory(rule):
+    for wrong in (10**400, 10**12):
+        with pytest.raises(InvalidInput, match=r"^num_frames=1000"):
+            sample_rule(video(range(5)), rule, wrong)
