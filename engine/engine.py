@@ -97,7 +97,8 @@ class Engine:
     @property
     def workers(self) -> Sequence[Worker]:
         """By rank; none while they are not up."""
-        return () if self._group is None else self._group.workers
+        group = self._group
+        return () if group is None else group.workers
 
     def start(self, cancelled: Callable[[], bool] = never, since: int | None = None) -> None:
         """Start the workers and wait until the model is loaded on all; does nothing when they are
@@ -127,10 +128,12 @@ class Engine:
 
     def _start(self, since: int) -> Group:
         """The group that is up, or a new one."""
-        if self._group is not None and self._group.lost():
-            self._drop(self._group)  # one died while nobody asked anything
-        if self._group is not None:
-            return self._group
+        group = self._group
+        if group is not None and group.lost():
+            self._drop(group)  # a worker died while nobody asked anything
+            group = None
+        if group is not None:
+            return group
         group = self._group = Group(self._launcher, self._settings)
         try:
             self._check_open(since)  # from here on `close` sees the group
