@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,8 @@ from spava_app.answer import Answer
 from spava_app.api import VideoQA
 from spava_app.engine.sampler import Sampling
 from spava_app.engine.video.cards import CardScene
-from spava_app.errors import CheckpointError, EngineDown, EngineError, InvalidInput, VideoError
+from spava_app.errors import CheckpointError, EngineError, InvalidInput, VideoError
 from spava_app.session import EMBEDDED
-from spava_app.streaming import StageBegan
 
 STAGES = ["decode", "vision", "exchange", "prefill", "generate"]
 
@@ -389,25 +387,6 @@ def test_wrong_calls_are_told_and_leave_the_workers_up(
     assert worker_ids(qa) == before
 
 
-def test_closing_during_an_answer_ends_it_with_a_typed_error(
-    qa: VideoQA, scene: CardScene, video: Path
-) -> None:
-    def close(stage: str, at: float) -> None:
-        if stage == "prefill":
-            qa.close()
-
-    with pytest.raises(EngineDown, match="closed"):
-        qa.ask(video, scene.cards[0].question, on_event=close)
-
-    def close_elsewhere(stage: str, at: float) -> None:
-        if stage == "prefill":
-            threading.Thread(target=qa.close).start()
-
-    with pytest.raises(EngineDown, match="closed"):
-        qa.ask(video, scene.cards[0].question, max_new_tokens=5_000, on_event=close_elsewhere)
-    assert qa.ask(video, scene.cards[1].question).text == scene.cards[1].answer
-
-
 def test_asking_from_a_callback_is_told(qa: VideoQA, scene: CardScene, video: Path) -> None:
     def ask(stage: str, at: float) -> None:
         if stage == "prefill":
@@ -416,30 +395,3 @@ def test_asking_from_a_callback_is_told(qa: VideoQA, scene: CardScene, video: Pa
     with pytest.raises(EngineError, match="callback"):
         qa.ask(video, scene.cards[0].question, on_event=ask)
     assert qa.ask(video, scene.cards[1].question).text == scene.cards[1].answer
-
-
-@pytest.mark.parametrize("stage", ["probe", "start"])
-def test_a_question_that_began_before_the_end_starts_no_worker_after_it(
-    stage: str, video: Path
-) -> None:
-    def close(name: str, seconds: float) -> None:
-        if name == stage:
-            qa.close()
-
-    with VideoQA(method="spava", cache=False) as qa:
-        with pytest.raises(EngineDown, match="the engine was closed"):
-            qa.ask(video, "What digit is on the red card?", num_frames=8, on_event=close)
-        assert worker_ids(qa) == []
-
-
-def test_a_stream_that_is_left_while_workers_start_leaves_none(
-    scene: CardScene, video: Path
-) -> None:
-    question = scene.cards[0].question
-    with VideoQA(method="spava", cache=False) as qa:
-        for event in qa.stream(video, question, num_frames=40):
-            if isinstance(event, StageBegan) and event.name == "start":
-                break
-    assert worker_ids(qa) == []
-    with qa:
-        assert qa.ask(video, question, num_frames=40).text == scene.cards[0].answer
