@@ -14,6 +14,17 @@ from spava_app import cli
 from spava_app.configuration import check_environment
 
 
+def configured(
+    file: str, variables: dict[str, str], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """The file, written, beside these variables of the environment."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    config = folder / "spava.toml"
+    config.write_text(file)
+    return config
+
+
 def plan(video: Path, *words: str, config: Path | None = None) -> dict[str, object]:
     """The plan of a question with these words."""
     before = ["--config", str(config)] if config else []
@@ -148,10 +159,7 @@ def test_what_the_library_refuses_is_told_as_it_was_written(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    config = tmp_path / "spava.toml"
-    config.write_text(file)
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
+    config = configured(file, variables, tmp_path, monkeypatch)
     words = ["--config", str(config), "plan", str(video), "--json", *flags]
     done = CliRunner().invoke(cli.app, words)
     assert (done.exit_code, done.stdout) == (2, "")
@@ -191,10 +199,7 @@ def test_of_options_that_exclude_each_other_the_nearer_wins(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    config = tmp_path / "spava.toml"
-    config.write_text(file)
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
+    config = configured(file, variables, tmp_path, monkeypatch)
     found = plan(video, *flags, config=config)
     assert found["media"][0]["num_frames"] == frames  # type: ignore[index]
 
@@ -246,10 +251,7 @@ def test_from_one_source_they_remain_an_error(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    config = tmp_path / "spava.toml"
-    config.write_text(file)
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
+    config = configured(file, variables, tmp_path, monkeypatch)
     done = CliRunner().invoke(cli.app, ["--config", str(config), "plan", str(video), *flags])
     assert (done.exit_code, done.stdout, done.stderr.count("\n")) == (2, "", 1)
 
