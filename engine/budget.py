@@ -28,7 +28,7 @@ class Wish:
         height, width: of its frames, in pixels.
         picture: a picture.
         all_frames: fewer frames are no answer.
-        max_unit_tokens: that a unit is to have, as far as frames can be shrunk.
+        max_pixels: of a frame; None for the checkpoint's own limit.
     """
 
     num_frames: int
@@ -36,14 +36,18 @@ class Wish:
     width: int
     picture: bool = False
     all_frames: bool = False
-    max_unit_tokens: int | None = None
+    max_pixels: int | None = None
 
     def fit(self, processor: Processor, max_unit_tokens: int | None) -> Fit:
         """All its frames with at most so many tokens in a unit, as far as they can be shrunk."""
-        size = (self.num_frames, self.height, self.width)
-        limits = [most for most in (self.max_unit_tokens, max_unit_tokens) if most is not None]
-        least = min(limits, default=None)
-        return processor.fit(*size, picture=self.picture, max_unit_tokens=least)
+        return processor.fit(
+            self.num_frames,
+            self.height,
+            self.width,
+            picture=self.picture,
+            max_pixels=self.max_pixels,
+            max_unit_tokens=max_unit_tokens,
+        )
 
 
 @dataclass(frozen=True)

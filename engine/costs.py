@@ -11,7 +11,7 @@ import torch
 
 from spava_app.engine.layout import Layout
 from spava_app.engine.machine import Machine
-from spava_app.engine.models.decoder import DecoderConfig
+from spava_app.engine.models.decoder_config import DecoderConfig
 from spava_app.engine.parallel.base import Method
 from spava_app.engine.parallel.buffers import HeadShape
 from spava_app.engine.parallel.work import Call

@@ -19,10 +19,9 @@ from spava_app.engine.machine import Machine
 from spava_app.engine.machine_file import this_machine
 from spava_app.engine.media import Media, Units
 from spava_app.engine.memory import Memory, margin, predict
-from spava_app.engine.models.registry import Model
+from spava_app.engine.models.registry import Model, empty_model
 from spava_app.engine.parallel.base import Method
 from spava_app.engine.processors import Fit
-from spava_app.engine.random_checkpoint import empty_model
 from spava_app.errors import InvalidInput
 
 

@@ -14,7 +14,8 @@ from spava_app.engine.costs import TOKEN_HEAD_LAUNCHES, TOKEN_LAUNCHES
 from spava_app.engine.kv_cache import KVCache
 from spava_app.engine.layout import Layout
 from spava_app.engine.machine import Curve
-from spava_app.engine.models.decoder import Decoder, DecoderConfig
+from spava_app.engine.models.decoder import Decoder
+from spava_app.engine.models.decoder_config import DecoderConfig
 from spava_app.engine.parallel.base import Decode
 from spava_app.kernels.attention import attention, visible_pairs
 from spava_app.kernels.stopwatch import time_call

@@ -14,7 +14,7 @@ import torch
 
 from spava_app.engine.layout import Layout
 from spava_app.engine.media import Units
-from spava_app.engine.models.decoder import DecoderConfig
+from spava_app.engine.models.decoder_config import DecoderConfig
 from spava_app.engine.models.internvl3 import InternVisionTower
 from spava_app.engine.models.qwen2_5_vl import VisionTower
 from spava_app.engine.models.registry import Model

@@ -11,12 +11,18 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from spava_app.engine.checkpoints.settings import Settings, in_file
 from spava_app.engine.media import Media
 from spava_app.engine.models.internvl_config import InternVisionConfig
+from spava_app.engine.models.qwen2_5_vl import VisionConfig
 from spava_app.engine.video.pixel_config import PixelConfig
 from spava_app.engine.video.preprocess import grid_for, patchify_frames
 from spava_app.engine.video.tiles import TileConfig, tile_frames, tile_grid, tiles_of_grid
 from spava_app.errors import CheckpointError
+
+# Of Qwen2_5_VLConfig in transformers 5.
+_QWEN_TOKENS = {"image_token_id": 151_655, "video_token_id": 151_656}
+_MOST_TILES = 256
 
 
 @dataclass(frozen=True)
@@ -50,11 +56,13 @@ class Processor(Protocol):
         width: int,
         *,
         picture: bool,
+        max_pixels: int | None = None,
         max_unit_tokens: int | None = None,
     ) -> Fit:
         """How `num_frames` frames of `height` x `width` pixels become tokens.
 
         Args:
+            max_pixels: of a frame, instead of the checkpoint's own limit.
             max_unit_tokens: shrink frames so that a unit has no more, as far as that goes.
 
         Raises:
@@ -93,16 +101,20 @@ class QwenProcessor:
         """Read a checkpoint folder.
 
         Raises:
-            CheckpointError: no preprocessor file, or a setting that is missing.
+            CheckpointError: no preprocessor file, or a setting that is wrong or not supported.
         """
-        missing = {"video_token_id", "image_token_id"} - set(config)
-        if missing:
-            raise CheckpointError("model", str(folder), f"config.json lacks {min(missing)}")
-        return cls(
+        settings, vision = Settings(config, _QWEN_TOKENS), VisionConfig.from_hf(config)
+        made = cls(
             PixelConfig.from_folder(folder),
             PixelConfig.from_folder(folder, picture=True),
-            frozenset((config["video_token_id"], config["image_token_id"])),
+            frozenset(settings.count(name) for name in _QWEN_TOKENS),
         )
+        for pixels in (made.video, made.picture):
+            for name in ("patch_size", "temporal_patch_size", "merge_size"):
+                if (value := getattr(pixels, name)) != (own := getattr(vision, name)):
+                    fix = f"the preprocessor's {name}={value} is not the vision tower's, {own}"
+                    raise CheckpointError("model", str(folder), fix)
+        return made
 
     @property
     def frames_per_unit(self) -> int:
@@ -115,9 +127,12 @@ class QwenProcessor:
         width: int,
         *,
         picture: bool,
+        max_pixels: int | None = None,
         max_unit_tokens: int | None = None,
     ) -> Fit:
         pixels = self.picture if picture else self.video
+        if max_pixels is not None:
+            pixels = pixels.limited(max_pixels)
         grid = grid_for(num_frames, height, width, pixels, max_tokens=max_unit_tokens)
         unit_tokens = grid[1] * grid[2] // pixels.merge_size**2
         return Fit(
@@ -163,8 +178,11 @@ class InternVLProcessor:
             CheckpointError: a setting that is missing, or that is not supported.
         """
         vision = InternVisionConfig.from_hf(config)
-        most = config.get("max_dynamic_patch") or 12
-        tiles = TileConfig.from_folder(folder, vision.image_size, most)
+        # Only the original layout has the setting; that of transformers is in another file.
+        most = Settings(config, {"max_dynamic_patch": 6 if vision.original else 12})
+        tiles = TileConfig.from_folder(
+            folder, vision.image_size, most.count("max_dynamic_patch", most=_MOST_TILES)
+        )
         return cls(tiles, vision.tokens_per_tile)
 
     @property
@@ -178,11 +196,14 @@ class InternVLProcessor:
         width: int,
         *,
         picture: bool,
+        max_pixels: int | None = None,
         max_unit_tokens: int | None = None,
     ) -> Fit:
         side, most = self.tiles.size, self.tiles.max_tiles if picture else 1
+        # Of several tiles one more than these is the thumbnail.
+        if max_pixels is not None:
+            most = max(1, min(most, max_pixels // side**2 - 1))
         if max_unit_tokens is not None:
-            # Of several tiles one more than these is the thumbnail.
             most = max(1, min(most, max_unit_tokens // self.tile_tokens - 1))
         rows, cols = tile_grid(height, width, most, size=side)
         unit_tokens = tiles_of_grid((rows, cols)) * self.tile_tokens
@@ -220,5 +241,6 @@ def make_processor(folder: Path, config: Mapping[str, Any]) -> Processor | None:
     names: Sequence[str] = config.get("architectures") or []
     for name in names:
         if name in _PROCESSORS:
-            return _PROCESSORS[name].from_folder(folder, config)
+            with in_file(folder / "config.json"):
+                return _PROCESSORS[name].from_folder(folder, config)
     return None

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from spava_app.engine.models.published import Rows
 from spava_app.engine.models.qwen2_5_vl import VisionConfig
-from spava_app.engine.models.registry import Model, model_class
+from spava_app.engine.models.registry import Model, empty_model
 
 STD = 0.02
 SHARD_BYTES = 5 * 2**30
@@ -28,16 +28,6 @@ class Written:
 
     num_bytes: int
     files: tuple[Path, ...]
-
-
-def empty_model(config: Mapping[str, Any], name: str) -> Model:
-    """The model of a config.json with sizes and no memory; `name` is for the error's text.
-
-    Raises:
-        CheckpointError: an architecture that is not known, or settings that are not supported.
-    """
-    with torch.device("meta"):
-        return model_class(config, name)(config)
 
 
 @torch.no_grad()

@@ -6,18 +6,18 @@ V = vocabulary. The order and the rules are those of `generate` of transformers 
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from spava_app.errors import EngineError, InvalidInput, finite_number, needed_count
+from spava_app.errors import EngineError, InvalidInput, check_count, finite_number, needed_count
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are chosen.
+    """How tokens are chosen. What is None is left to the checkpoint's generation_config.json.
 
     Attributes:
         temperature: 0 takes the best token (top_p, top_k and seed then change nothing); 1 draws
@@ -33,10 +33,10 @@ class Sampling:
         InvalidInput: a value out of range.
     """
 
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int = 0
-    repetition_penalty: float = 1.0
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    repetition_penalty: float | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -44,17 +44,43 @@ class Sampling:
             number = finite_number(value)
             # What is no number stays, to be refused below as it was given.
             object.__setattr__(self, name, value if number is None else number)
-        if not (_finite(self.temperature) and self.temperature >= 0):
-            fix = "must be a number of at least 0; 0 always takes the best token"
-            raise InvalidInput("temperature", self.temperature, fix)
-        if not (_finite(self.top_p) and 0 < self.top_p <= 1):
-            fix = "must be a number above 0 and at most 1; 1 keeps every token"
-            raise InvalidInput("top_p", self.top_p, fix)
-        needed_count("top_k", self.top_k, least=0)
-        if not (_finite(self.repetition_penalty) and self.repetition_penalty > 0):
-            fix = "must be a number above 0; 1 changes nothing"
-            raise InvalidInput("repetition_penalty", self.repetition_penalty, fix)
+        fix = "must be a number of at least 0; 0 always takes the best token"
+        _check("temperature", self.temperature, lambda value: value >= 0, fix)
+        fix = "must be a number above 0 and at most 1; 1 keeps every token"
+        _check("top_p", self.top_p, lambda value: 0 < value <= 1, fix)
+        check_count("top_k", self.top_k, least=0)
+        fix = "must be a number above 0; 1 changes nothing"
+        _check("repetition_penalty", self.repetition_penalty, lambda value: value > 0, fix)
         needed_count("seed", self.seed, least=0)
+
+    def over(self, defaults: "Sampling") -> "Sampling":
+        """The same with what is None taken from `defaults`."""
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        return replace(defaults, **given)
+
+    def __str__(self) -> str:
+        """As a plan shows it."""
+        parts = ["greedy"]
+        if self.temperature:
+            parts = [f"temperature {self.temperature:g}"]
+            parts += [f"top-p {self.top_p:g}"] * (self.top_p not in (None, 1))
+            parts += [f"top-k {self.top_k}"] * bool(self.top_k)
+            parts.append(f"seed {self.seed}")
+        if self.repetition_penalty not in (None, 1):
+            parts.append(f"repetition penalty {self.repetition_penalty:g}")
+        return ", ".join(parts)
+
+
+def _check(name: str, value: object, allowed: Callable[[float], bool], fix: str) -> None:
+    if value is None:
+        return
+    number = finite_number(value)
+    if number is None or not allowed(number):
+        raise InvalidInput(name, value, fix)
+
+
+# The best token each time, whatever a checkpoint says.
+GREEDY = Sampling(temperature=0.0, top_p=1.0, top_k=0, repetition_penalty=1.0)
 
 
 class Sampler:
@@ -72,7 +98,8 @@ class Sampler:
     """
 
     def __init__(self, sampling: Sampling, prompt_ids: Sequence[int]) -> None:
-        self._sampling = sampling
+        self._temperature, self._top_p = sampling.temperature or 0.0, sampling.top_p or 1.0
+        self._top_k, self._penalty = sampling.top_k or 0, sampling.repetition_penalty or 1.0
         self._generator = torch.Generator("cpu").manual_seed(sampling.seed)
         self._seen = torch.tensor(sorted(set(prompt_ids)), dtype=torch.int64)
 
@@ -86,7 +113,7 @@ class Sampler:
         if not math.isfinite(best):
             kind = "NaN" if math.isnan(best) else "no finite logit" if best < 0 else "infinity"
             raise EngineError(f"the model produced {kind}")
-        if self._sampling.temperature == 0:
+        if self._temperature == 0:
             return int(self._penalised(logits).argmax())  # the first of several, on any device
         probabilities = self.probabilities(logits)
         (kept,) = probabilities.nonzero(as_tuple=True)
@@ -96,7 +123,7 @@ class Sampler:
 
     def accept(self, token: int) -> None:
         """Take note that `token` is part of the answer."""
-        if self._sampling.repetition_penalty != 1:
+        if self._penalty != 1:
             self._seen = torch.cat((self._seen, torch.tensor([token])))
 
     def probabilities(self, logits: Tensor) -> Tensor:
@@ -105,18 +132,18 @@ class Sampler:
         """
         scores = self._penalised(logits).to("cpu", torch.float64)
         # From the best down: no quotient overflows, however small the temperature.
-        scores = (scores - scores.max()) / self._sampling.temperature
-        if 0 < self._sampling.top_k < len(scores):
-            least = scores.topk(self._sampling.top_k).values[-1]
+        scores = (scores - scores.max()) / self._temperature
+        if 0 < self._top_k < len(scores):
+            least = scores.topk(self._top_k).values[-1]
             scores = scores.masked_fill(scores < least, -math.inf)
         probabilities = scores.softmax(0)
-        if self._sampling.top_p < 1:
-            probabilities = _nucleus(probabilities, self._sampling.top_p)
+        if self._top_p < 1:
+            probabilities = _nucleus(probabilities, self._top_p)
         return probabilities
 
     def _penalised(self, logits: Tensor) -> Tensor:
         """Logits with each seen token's divided by the penalty, or multiplied where negative."""
-        penalty = self._sampling.repetition_penalty
+        penalty = self._penalty
         if penalty == 1:
             return logits
         logits = logits.to("cpu", torch.float64)
@@ -140,7 +167,3 @@ def _nucleus(probabilities: Tensor, top_p: float) -> Tensor:
     nucleus = torch.zeros_like(probabilities)
     nucleus[kept] = probabilities[kept] / probabilities[kept].sum()
     return nucleus
-
-
-def _finite(value: object) -> bool:
-    return finite_number(value) is not None

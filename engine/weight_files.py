@@ -4,7 +4,6 @@ Only the pages of a tensor that somebody looks at are read, and they belong to t
 takes them back whenever it needs memory.
 """
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from pickle import UnpicklingError
@@ -13,6 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from spava_app.engine.checkpoints.files import read_object
 from spava_app.errors import CheckpointError
 
 SAFETENSORS, PICKLED = (".safetensors",), (".bin", ".pt")
@@ -60,10 +60,10 @@ def _files(folder: Path, usual: str, suffixes: tuple[str, ...]) -> list[Path]:
 
 def _indexed(folder: Path, index: Path, suffixes: tuple[str, ...]) -> list[Path]:
     try:
-        names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+        names = sorted(set((read_object(index) or {})["weight_map"].values()))
         outside = [name for name in names if Path(name).name != name or ".." in name]
         other = [name for name in names if not name.endswith(suffixes)]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError("model", str(index), "is not an index of weight files") from error
     if outside:
         raise CheckpointError("model", str(index), f"names a file outside the folder: {outside[0]}")

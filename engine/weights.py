@@ -4,7 +4,6 @@ Which tensor fills which rows of which parameter is the model's own table (`mode
 Besides the parameters themselves, loading holds one tensor at a time.
 """
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,11 @@ from accelerate import init_empty_weights
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from spava_app.engine.checkpoints.files import read_object
+from spava_app.engine.checkpoints.settings import Settings, in_file
 from spava_app.engine.models.published import Rows
 from spava_app.engine.models.qwen2_5_vl import VisionConfig
-from spava_app.engine.models.registry import Model, model_class
+from spava_app.engine.models.registry import Model, make_model, model_class
 from spava_app.engine.weight_files import stored_tensors, weight_files
 from spava_app.errors import CheckpointError
 
@@ -36,22 +37,17 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not folder.is_dir():
         raise CheckpointError("model", str(folder), "there is no such folder")
-    if not path.is_file():
+    config = read_object(path)
+    if config is None:
         raise CheckpointError("model", str(folder), "give a folder with a config.json")
-    try:
-        config = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError("model", str(path), "config.json is not valid JSON") from error
-    if not isinstance(config, dict):
-        raise CheckpointError("model", str(path), "config.json is not a JSON object")
     model_class(config, str(folder))
-    for name in ("text_config", "llm_config", "vision_config"):
-        if not isinstance(config.get(name, {}), dict):
-            raise CheckpointError("model", str(path), f"{name} in config.json is not an object")
-    for part in (config, config.get("text_config"), config.get("llm_config")):
-        if quantization := isinstance(part, dict) and part.get("quantization_config"):
-            fix = "quantized weights are not supported: give the model before quantization"
-            raise CheckpointError("quantization_config", quantization, fix)
+    with in_file(path):
+        whole = Settings(config)
+        parts = [whole.part(name) for name in ("text_config", "llm_config", "vision_config")]
+        for part in (whole, *parts):
+            if "quantization_config" in part:
+                fix = "quantized weights are not supported: use the original checkpoint"
+                part.refuse("quantization_config", fix)
     return config
 
 
@@ -76,14 +72,8 @@ def load_model(
     """
     folder = Path(folder)
     config = read_config(folder)
-    try:
-        with init_empty_weights(include_buffers=False):
-            model = model_class(config, str(folder))(config)
-    except KeyError as error:
-        raise CheckpointError("model", str(folder), f"config.json lacks {error}") from error
-    except (TypeError, AttributeError) as error:
-        fix = f"config.json has a setting of the wrong type ({error})"
-        raise CheckpointError("model", str(folder), fix) from error
+    with init_empty_weights(include_buffers=False):
+        model = make_model(config, str(folder))
     files = weight_files(folder, allow_pickle=allow_pickle)
     _check(model, folder, files)
     materialise(model, device, dtype)

@@ -23,7 +23,7 @@ class Looked(Protocol):
     @property
     def picture(self) -> bool: ...
     @property
-    def max_unit_tokens(self) -> int | None: ...
+    def max_pixels(self) -> int | None: ...
 
     def with_frames(self, num_frames: int) -> Self:
         """The same file with at most so many frames, evenly spaced."""
@@ -53,7 +53,7 @@ class Fitted(Generic[File]):
 def wish_of(file: Looked, *, all_frames: bool = False) -> Wish:
     """What is wished for of a file."""
     frames = len(file.sample)
-    return Wish(frames, file.height, file.width, file.picture, all_frames, file.max_unit_tokens)
+    return Wish(frames, file.height, file.width, file.picture, all_frames, file.max_pixels)
 
 
 def fit_prompt(

@@ -120,7 +120,7 @@ class Seen:
     """What was looked at, and the frames that are used of it; a picture has no duration.
 
     Attributes:
-        max_unit_tokens: that frames are made small enough for; None for no such wish.
+        max_pixels: of a frame; None for the checkpoint's own limit.
     """
 
     path: str
@@ -130,7 +130,7 @@ class Seen:
     sample: FrameSample
     read: Callable[[Sequence[int]], FrameSource]
     info: VideoInfo | None = None
-    max_unit_tokens: int | None = None
+    max_pixels: int | None = None
 
     @property
     def picture(self) -> bool:
@@ -159,9 +159,8 @@ def look(asked: Asked, scratch: Path | None = None) -> list[Seen]:
         InvalidInput: wrong numbers of frames, an unknown rule, or an array of another kind.
         VideoError: something cannot be read.
     """
-    most = None if asked.max_pixels is None else asked.max_pixels // PIXELS_PER_TOKEN
     seen = (_look(medium, asked, scratch) for medium in asked.media)
-    return [replace(file, max_unit_tokens=most) for file in seen]
+    return [replace(file, max_pixels=asked.max_pixels) for file in seen]
 
 
 def _look(medium: Medium, asked: Asked, scratch: Path | None) -> Seen:

@@ -2,19 +2,29 @@
 the rendered text and never from constants.
 """
 
-import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from spava_app.chat_template import ChatTemplate, find_template
+from spava_app.engine.checkpoints.settings import Settings, in_file
 from spava_app.engine.processors import Fit, Processor
 from spava_app.errors import CheckpointError, InvalidInput
+from spava_app.prompt_encoding import MARK, EncodedPrompt, PromptEncoder
+from spava_app.stop_ids import stop_ids
+from spava_app.tokenizer import Tokenizer
 
-# Stands for a text whose place is looked for; no template or model knows it.
-_MARK = "\ue000"
 Message = dict[str, Any]
+
+# `get_conv_template("internvl2_5")` in conversation.py of github.com/OpenGVLab/InternVL (MIT).
+INTERNVL_TEMPLATE = "internvl2_5"
+INTERNVL_SYSTEM = (
+    "你是书生·万象，英文名是InternVL，"  # noqa: RUF001
+    "是由上海人工智能实验室、清华大学及多家合作单位联合开发的多模态大语言模型。"
+)
 
 
 @dataclass(frozen=True)
@@ -37,54 +47,81 @@ class Prompt:
 
 
 class PromptBuilder:
-    """The tokenizer and chat template of a model folder.
+    """The tokenizer and chat template of a model folder. A text model without a template, a base
+    model, is asked plainly: the text, a blank line, and the question.
 
     Args:
         processor: of the same folder; None for a text model.
+        config: its parsed config.json.
+
+    Attributes:
+        stop_ids: ids that end an answer.
+        has_template: whether the model has a chat template.
 
     Raises:
-        CheckpointError: no tokenizer or no chat template in the folder.
+        CheckpointError: no tokenizer that loads, a broken template, or none for a model that sees.
     """
 
-    def __init__(self, folder: Path, processor: Processor | None) -> None:
-        from transformers import AutoTokenizer
-
-        try:
-            self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        except Exception as error:
-            raise CheckpointError("model", str(folder), "has no tokenizer that loads") from error
-        if not self._tokenizer.is_fast:
-            raise CheckpointError("model", str(folder), "has no tokenizer.json: convert it")
-        if not self._tokenizer.chat_template:
-            raise CheckpointError("model", str(folder), "its tokenizer has no chat template")
-        self._placeholders: frozenset[int] = frozenset()
+    def __init__(
+        self, folder: Path, processor: Processor | None, config: Mapping[str, Any]
+    ) -> None:
+        self._folder, self._tokenizer = folder, Tokenizer(folder)
+        self.decode = self._tokenizer.decode
+        self._template = None
+        template = find_template(folder, self._tokenizer.template)
+        if template is not None:
+            self._template = ChatTemplate(template, folder, self._tokenizer.variables)
+        elif processor is not None:
+            raise CheckpointError("model", str(folder), "has no chat template")
+        self.has_template = self._template is not None
+        self._system = system_message(config, folder)
+        self.stop_ids = stop_ids(folder, config, self._tokenizer, self._template)
+        placeholders: frozenset[int] = frozenset()
         if processor is not None:
-            self._placeholders = processor.placeholders(self._tokenizer.get_added_vocab())
-        self._folder = folder
-        self._place([{"role": "user", "content": _MARK}])
-        self.stop_ids = _stop_ids(folder, self._tokenizer.eos_token_id)
+            placeholders = processor.placeholders(self._tokenizer.added_vocab)
+        self._placeholders = placeholders
+        self._encode = PromptEncoder(self._tokenizer, placeholders, frozenset(self.stop_ids))
+        self._encoded = lru_cache(maxsize=8)(self._encode_question)
+        alone = self._render([{"role": "user", "content": MARK}])
+        self._first = self._with_mark(alone).find(MARK)
 
-    def check(self, question: str, history: Sequence[tuple[str, str]] = (), text: str = "") -> None:
-        """Raise `InvalidInput` for an empty text, or one with the model's special tokens in it."""
+    def check(
+        self,
+        question: str,
+        history: Sequence[tuple[str, str]] = (),
+        text: str = "",
+        *,
+        most: int | None = None,
+        on_step: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Look at what a user wrote, before anything is done with it.
+
+        Args:
+            most: tokens that all of it may have.
+            on_step: called now and then; what it raises ends the check.
+
+        Raises:
+            InvalidInput: an empty text, what is not text, or too much of it.
+        """
         pairs = isinstance(history, Sequence) and not isinstance(history, str)
         if not pairs or any(not isinstance(it, tuple | list) or len(it) != 2 for it in history):
             raise InvalidInput("history", history, "give (question, answer) pairs, oldest first")
-        self._check("question", question)
-        self._check("text", text, may_be_empty=True)
+        _check("question", question)
+        _check("text", text, may_be_empty=True)
         for asked, said in history:
-            self._check("history", asked)
-            self._check("history", said, may_be_empty=True)  # a model may have said nothing
-
-    def _check(self, name: str, text: str, *, may_be_empty: bool = False) -> None:
-        if not isinstance(text, str) or not (may_be_empty or text.strip()):
-            raise InvalidInput(name, text, "must be text, and not empty")
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise InvalidInput(name, text, "must be valid Unicode text") from error
-        for special in self._tokenizer.all_special_tokens:
-            if special in text:
-                raise InvalidInput(name, text, f"must not contain {special}")
+            _check("history", asked)
+            _check("history", said, may_be_empty=True)  # a model may have said nothing
+        if most is None:
+            return
+        for name, texts in (
+            ("text", [text]),
+            ("question", [question]),
+            ("history", list(chain(*history))),
+        ):
+            if self._tokenizer.holds_more(texts, most, on_step):
+                value = history if name == "history" else texts[0]
+                fix = f"has more than {most} tokens, all that the model takes beside the answer: "
+                raise InvalidInput(name, value, f"{fix}shorten it")
 
     def build(
         self,
@@ -104,60 +141,55 @@ class PromptBuilder:
             InvalidInput: as `check`.
         """
         self.check(question, history, text)
-        contents: list[Message] = [
-            {"role": role, "content": text} for role, text in _turns(question, history)
-        ]
-        about = [{"type": "text", "text": f"{text}\n\n"}] if text else []
-        parts = [*(fit.content for fit in media), *about]
-        parts.append({"type": "text", "text": contents[0]["content"]})
-        contents[0]["content"] = _joined(parts)
-        rendered = self._render(contents)
-        # Not verbose: what is too long is told in words of ours.
-        encoding = self._tokenizer(
-            rendered, add_special_tokens=False, return_offsets_mapping=True, verbose=False
-        )
-        begins = [begin for begin, _ in encoding["offset_mapping"]]
-        mark = {"type": "text", "text": _MARK}
-        listed = isinstance(contents[0]["content"], list)
-        first = self._place([{"role": "user", "content": [mark] if listed else _MARK}])
-        marked = _joined([*parts[:-1], mark]) if len(contents) == 1 else _MARK
-        asked = self._place([*contents[:-1], {"role": "user", "content": marked}])
-        tail = encoding["input_ids"][sum(begin < asked for begin in begins) :]
-        ids, starts = self._expand(encoding["input_ids"], media)
+        contents = tuple(tuple(fit.content.items()) for fit in media)
+        turns = tuple(chain(*((asked, said) for asked, said in history)))
+        encoded = self._encoded((*turns, question), contents, text)
+        tail = encoded.ids[encoded.last :]
+        ids, starts = self._expand(encoded.ids, media)
         ends = (i for i, token in enumerate(tail) if token in self.stop_ids)
+        prefix = () if self._template is not None else self._tokenizer.prefix
         return Prompt(
-            token_ids=ids,
+            token_ids=(*prefix, *ids),
             starts=starts,
             query_len=len(tail),
-            system_len=sum(begin < first for begin in begins),
+            system_len=len(prefix) + encoded.tokens_before(self._first),
             question_len=next(ends, len(tail)),
         )
 
-    def decode(self, token_ids: Sequence[int]) -> str:
-        """The text of an answer, or of any run of its tokens."""
-        return self._tokenizer.decode(
-            token_ids,
-            skip_special_tokens=True,
-            clean_up_tokenization_spaces=False,  # it would rewrite text that was shown already
-        )
+    def _encode_question(
+        self, turns: tuple[str, ...], contents: tuple[tuple[tuple[str, str], ...], ...], text: str
+    ) -> EncodedPrompt:
+        """The prompt before placeholders are multiplied. Kept for a few prompts, because fitting
+        media into one asks for it again and again.
+        """
+        media = [dict(content) for content in contents]
+
+        def render(texts: Sequence[str]) -> str:
+            about, said = ([texts[0]], texts[1:]) if text else ([], texts)
+            parts = [*media, *({"type": "text", "text": f"{it}\n\n"} for it in about)]
+            parts.append({"type": "text", "text": said[0]})
+            messages: list[Message] = [
+                {"role": "assistant" if i % 2 else "user", "content": it}
+                for i, it in enumerate(said)
+            ]
+            messages[0]["content"] = _joined(parts)
+            rendered = self._render(messages)
+            return self._with_mark(rendered) if texts[-1] == MARK else rendered
+
+        return self._encode(render, (text, *turns) if text else turns)
 
     def _render(self, messages: Sequence[Message]) -> str:
-        try:
-            return self._tokenizer.apply_chat_template(
-                list(messages), tokenize=False, add_generation_prompt=True
-            )
-        except Exception as error:
-            why = str(error).partition("\n")[0] or type(error).__name__
-            fix = f"its chat template fails ({why})"
-            raise CheckpointError("model", str(self._folder), fix) from error
+        if self._template is None:
+            return "\n\n".join(message["content"] for message in messages)
+        if self._system is not None:
+            messages = [{"role": "system", "content": self._system}, *messages]
+        return self._template.render(messages)
 
-    def _place(self, messages: Sequence[Message]) -> int:
-        """Where in the rendered text the mark stands."""
-        place = self._render(messages).rfind(_MARK)
-        if place < 0:
+    def _with_mark(self, rendered: str) -> str:
+        if MARK not in rendered:
             fix = "its chat template leaves out what the user says"
             raise CheckpointError("model", str(self._folder), fix)
-        return place
+        return rendered
 
     def _expand(
         self, ids: Sequence[int], media: Sequence[Fit]
@@ -182,9 +214,31 @@ class PromptBuilder:
         return tuple(expanded), tuple(map(tuple, starts))
 
 
-def _turns(question: str, history: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    earlier = chain(*((("user", asked), ("assistant", said)) for asked, said in history))
-    return [*earlier, ("user", question)]
+def system_message(config: Mapping[str, Any], folder: Path) -> str | None:
+    """What stands before every prompt of the original InternVL layout, whose config.json names a
+    conversation template of its code instead of having one in the tokenizer; None for other models.
+
+    Raises:
+        CheckpointError: another template than that of InternVL 2.5 and 3.
+    """
+    if "InternVLChatModel" not in (config.get("architectures") or ()):
+        return None
+    settings = Settings(config)
+    with in_file(folder / "config.json"):
+        settings.only("template", INTERNVL_TEMPLATE)
+        own = settings.raw("system_message", INTERNVL_SYSTEM)
+        if not isinstance(own, str):
+            settings.refuse("system_message", "must be a text")
+    return own if "template" in settings else None
+
+
+def _check(name: str, text: str, *, may_be_empty: bool = False) -> None:
+    if not isinstance(text, str) or not (may_be_empty or text.strip()):
+        raise InvalidInput(name, text, "must be text, and not empty")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInput(name, text, "must be valid Unicode text") from error
 
 
 def _joined(parts: Sequence[dict[str, str]]) -> str | list[dict[str, str]]:
@@ -192,16 +246,3 @@ def _joined(parts: Sequence[dict[str, str]]) -> str | list[dict[str, str]]:
     if all(part["type"] == "text" for part in parts):
         return "".join(part["text"] for part in parts)
     return list(parts)
-
-
-def _stop_ids(folder: Path, end_of_sequence: int | None) -> tuple[int, ...]:
-    """The ids that end an answer: those of generation_config.json, else the tokenizer's."""
-    path = folder / "generation_config.json"
-    try:
-        ids = json.loads(path.read_text("utf-8")).get("eos_token_id") if path.is_file() else None
-    except (OSError, ValueError, AttributeError) as error:
-        raise CheckpointError("model", str(path), "is not a JSON object") from error
-    ids = end_of_sequence if ids is None else ids
-    if ids is None:
-        raise CheckpointError("model", str(folder), "names no end-of-sequence token")
-    return tuple(ids) if isinstance(ids, list) else (ids,)

@@ -2,7 +2,6 @@
 question through them.
 """
 
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +17,7 @@ from spava_app.devices import choose_ranks
 from spava_app.engine.auto import variants
 from spava_app.engine.engine import Engine
 from spava_app.engine.forecast import Forecaster
+from spava_app.engine.group import never
 from spava_app.engine.hub import resolve_model
 from spava_app.engine.joined.calls import calls_here
 from spava_app.engine.plan import Plan
@@ -25,10 +25,11 @@ from spava_app.engine.processors import make_processor
 from spava_app.engine.scratch import scratch_path
 from spava_app.engine.settings import cache_folder
 from spava_app.engine.weights import read_config
-from spava_app.errors import CheckpointError, InvalidInput
+from spava_app.errors import Cancelled, CheckpointError, InvalidInput
 from spava_app.looking import Asked, Seen, hashed, look
 from spava_app.prepare import Preparer
 from spava_app.prompt import PromptBuilder
+from spava_app.template_renderer import RENDERER
 from spava_app.text_stream import TextStream
 
 EMBEDDED = Path(__file__).parent / "assets" / "spava-tiny-vl"
@@ -82,19 +83,19 @@ class Session:
         self._calls = calls_here()
         device, ranks = choose_ranks(gpus, cpu_ranks, self._calls.place)
         methods = variants(method, method_options, ranks)
+        RENDERER.start()  # it loads its library while ours load
         folder = EMBEDDED if model == "embedded" else resolve_model(model)
         config = read_config(folder)
         processor = make_processor(folder, config)
         if sees and processor is None:
             raise CheckpointError("model", str(folder), "is a text model: it sees no video")
-        self._prompts = PromptBuilder(folder, processor)
-        text = config.get("text_config") or config.get("llm_config") or config
-        longest = text.get("max_position_embeddings") or sys.maxsize
         dtype = "bfloat16" if device == "cuda" else "float32"
         forecaster = Forecaster.of(
             config, str(model), device=device, world_size=ranks, dtype=getattr(torch, dtype)
         )
-        self._prepare = Preparer(self._prompts, processor, longest, methods, forecaster)
+        self._prompts = PromptBuilder(folder, processor, config)
+        self._longest = forecaster.model.decoder.config.max_positions
+        self._prepare = Preparer(self._prompts, processor, self._longest, methods, forecaster)
         self._keeps = cache
         self._engine = Engine(
             folder,
@@ -126,9 +127,24 @@ class Session:
     def _planned(self, asked: Asked) -> Plan:
         asked = asked.checked()
         TextStream(self._prompts.decode, asked.stop_strings)  # refuses wrong ones
-        self._prompts.check(asked.question, asked.history, asked.text)
+        self._check(asked)
         with scratch_path("frames") as scratch:
             return self._decide(asked, look(asked, scratch))[1]
+
+    def _check(self, asked: Asked, cancelled: Callable[[], bool] = never) -> None:
+        """Refuse texts that are wrong, or too long whatever else is asked for."""
+
+        def on_step() -> None:
+            if cancelled():
+                raise Cancelled("cancelled before the answer started")
+
+        self._prompts.check(
+            asked.question,
+            asked.history,
+            asked.text,
+            most=max(0, self._longest - asked.max_new_tokens),
+            on_step=on_step,
+        )
 
     def _decide(self, asked: Asked, seen: Sequence[Seen]) -> tuple[Any, Plan]:
         prepare = self._prepare
@@ -194,7 +210,7 @@ class Session:
             return stream.stopped or (cancel is not None and cancel.is_set())
 
         tell("probe")
-        self._prompts.check(asked.question, asked.history, asked.text)  # before a file is read
+        self._check(asked, enough)  # before a file is read
         with scratch_path("frames") as scratch:
             seen = looked(asked) if looked is not None else look(asked, scratch)
             request, plan = self._decide(asked, seen)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from spava_app.engine.models.decoder import DecoderConfig
+from spava_app.engine.models.decoder_config import DecoderConfig
 from spava_app.engine.models.geometries import GEOMETRIES
 from spava_app.engine.parallel.base import make_method
 from spava_app.engine.request import Request

@@ -5,106 +5,19 @@ through the `attend` callback, which receives rotated queries and keys, so any p
 cache plugs in from outside.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from spava_app.engine.models.decoder_config import DecoderConfig
 from spava_app.engine.models.published import Table
-from spava_app.engine.models.rope_config import RopeConfig
-from spava_app.errors import CheckpointError
 from spava_app.kernels.gated import swiglu
 from spava_app.kernels.rope import Rotary, apply_rotary, rotary_table
 
-# What the work on single rows (norms, projections, MLP) holds at a time beside its result; past it
-# more rows give no speed, only memory.
-CHUNK_BYTES = 2**30
-# The `model_type` of the decoders computed here: Llama and Yi; Qwen2; the decoder of Qwen2.5-VL, in
-# the hub's flat config.json and in the nested one of transformers 5.
-MODEL_TYPES = ("llama", "qwen2", "qwen2_5_vl", "qwen2_5_vl_text")
 # (layer, q [T, H, D], k [T, Hkv, D], v [T, Hkv, D]) -> [T, H, D]
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class DecoderConfig:
-    """Geometry of a decoder, read from a Hugging Face config.json.
-
-    Attributes:
-        qkv_bias, output_bias: whether the projections into and out of attention have biases.
-        rope: base, and the stretching of low frequencies for contexts longer than trained on.
-        mrope_section: frequencies per axis for multimodal rotary; None for plain positions.
-    """
-
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
-    num_layers: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    norm_eps: float
-    rope: RopeConfig
-    mrope_section: tuple[int, ...] | None
-    qkv_bias: bool
-    output_bias: bool
-    tie_embeddings: bool
-
-    @classmethod
-    def from_hf(cls, config: Mapping[str, Any]) -> "DecoderConfig":
-        """Read the nested (`text_config`) layout of transformers 5 or the hub's older flat one.
-
-        Raises:
-            KeyError: a required setting is missing.
-            CheckpointError: a setting asks for something this decoder does not compute.
-        """
-        text = config.get("text_config") or config.get("llm_config") or config
-        _refuse_unknown(text)
-        hidden, heads = text["hidden_size"], text["num_attention_heads"]
-        rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
-        section = rope.get("mrope_section")
-        # Llama says whether it has biases; Qwen2 always has them on q, k and v and never on o.
-        llama = text["model_type"] == "llama"
-        return cls(
-            vocab_size=text["vocab_size"],
-            hidden_size=hidden,
-            intermediate_size=text["intermediate_size"],
-            num_layers=text["num_hidden_layers"],
-            num_heads=heads,
-            num_kv_heads=text.get("num_key_value_heads") or heads,
-            head_dim=text.get("head_dim") or hidden // heads,
-            norm_eps=text["rms_norm_eps"],
-            rope=RopeConfig.from_hf(text),
-            mrope_section=tuple(section) if section else None,
-            qkv_bias=text.get("attention_bias", False) if llama else True,
-            output_bias=text.get("attention_bias", False) if llama else False,
-            # Published configs disagree about where this stands; loading looks at the tensors too.
-            tie_embeddings=any(part.get("tie_word_embeddings", False) for part in (config, text)),
-        )
-
-    def rows_per_chunk(self, dtype: torch.dtype) -> int:
-        """Rows that a layer works on at a time outside attention. The most that is held of a row
-        are gate and up, the gate's result and the product.
-        """
-        return max(1, CHUNK_BYTES // (4 * self.intermediate_size * dtype.itemsize))
-
-
-def _refuse_unknown(text: Mapping[str, Any]) -> None:
-    if (kind := text.get("model_type")) not in MODEL_TYPES:
-        raise CheckpointError("model_type", kind, f"decoders known: {', '.join(MODEL_TYPES)}")
-    for setting, default, known in (("hidden_act", "silu", "silu"), ("mlp_bias", False, False)):
-        value = text.get(setting, default)
-        if value != known:
-            raise CheckpointError(setting, value, f"only {known!r} is supported")
-    # What each layer does, where the file says it; older files only have the switch.
-    for layer in (layers := text.get("layer_types") or ()):
-        if layer != "full_attention":
-            raise CheckpointError("layer_types", layer, "only 'full_attention' is supported")
-    if text.get("use_sliding_window") and not layers:
-        raise CheckpointError("use_sliding_window", True, "only False is supported")
 
 
 class TokenEmbedding(nn.Embedding):
@@ -195,8 +108,12 @@ class Decoder(nn.Module):
 
     def rotary(self, positions: Tensor) -> Rotary:
         """The rotary table of `positions`, `[T]` or `[3, T]` (time, height, width)."""
-        frequencies = self.config.rope.frequencies(self.config.head_dim).to(positions.device)
-        return rotary_table(positions, frequencies, self.config.mrope_section)
+        rope = self.config.rope
+        frequencies = rope.frequencies(self.config.head_dim).to(positions.device)
+        cos, sin = rotary_table(positions, frequencies, self.config.mrope_section)
+        if (factor := rope.attention_factor) != 1:
+            cos, sin = cos * factor, sin * factor
+        return cos, sin
 
     def publish(
         self, table: Table, *, name: str, body: str = "model", head: str = "lm_head"

@@ -17,16 +17,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spava_app.engine.models.decoder import Decoder, DecoderConfig
-from spava_app.engine.models.internvl_config import InternVisionConfig
+from spava_app.engine.models.decoder import Decoder
+from spava_app.engine.models.decoder_config import DecoderConfig
+from spava_app.engine.models.internvl_config import InternVisionConfig, decoder_kind
 from spava_app.engine.models.published import Rows, Table
-from spava_app.errors import CheckpointError
 
 _NORMS: dict[str, type[nn.LayerNorm] | type[nn.RMSNorm]] = {
     "layer_norm": nn.LayerNorm,
     "rms_norm": nn.RMSNorm,
 }
-_DECODERS = ("qwen2", "llama")
 # Our module or parameter: its name in the layout of transformers, its name in the original one.
 # transformers keeps q, k and v apart, as `{part}_proj`.
 _NAMES = {
@@ -183,20 +182,16 @@ class InternVL3(nn.Module):
     """A vision tower and a Qwen2 or Llama decoder, with plain one-dimensional positions.
 
     Raises:
-        KeyError: a required setting is missing.
-        CheckpointError: a setting asks for something that is not computed here.
+        CheckpointError: a setting is missing or wrong, or asks for something that is not computed
+            here.
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
         self.vision = InternVisionTower(InternVisionConfig.from_hf(config))
         # The original's outer tie_word_embeddings says nothing: its decoder reads llm_config alone.
-        original = self.vision.config.original
-        text = config["llm_config"] if original else config["text_config"]
-        if text.get("model_type", "qwen2") not in _DECODERS:
-            fix = f"the decoders of these models that are supported: {', '.join(_DECODERS)}"
-            raise CheckpointError("model_type", text["model_type"], fix)
-        self.decoder = Decoder(DecoderConfig.from_hf(text if original else config))
+        tied = not self.vision.config.original
+        self.decoder = Decoder(DecoderConfig.from_hf(config, kind=decoder_kind(config), tied=tied))
 
     def published(self) -> dict[str, Rows]:
         """Which rows of which parameter each published tensor fills."""

@@ -4,31 +4,67 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from spava_app.errors import CheckpointError
+from spava_app.engine.checkpoints.settings import MOST_LAYERS, Settings
+from spava_app.engine.models.decoder_config import DEFAULTS
+
+DECODERS = ("qwen2", "llama")
 
 NORM_TYPES = ("layer_norm", "rms_norm")
 # transformers normalises q and k with this whatever layer_norm_eps says.
 _HF_QK_NORM_EPS = 1e-6
-# What this tower computes: setting, the layout's own default, and the one value that is supported.
-_HF_MODEL = (
-    ("projector_hidden_act", "gelu", "gelu"),
-    ("vision_feature_layer", -1, -1),
-    ("vision_feature_select_strategy", "default", "default"),
-)
-_HF_VISION = (
-    ("hidden_act", "gelu", "gelu"),
-    ("num_channels", 3, 3),
-    ("use_absolute_position_embeddings", True, True),
-    ("use_mask_token", False, False),
-    ("use_mean_pooling", True, True),
-)
-_CHAT_MODEL = (
-    ("ps_version", "v1", "v2"),
-    ("select_layer", -1, -1),
-    ("use_backbone_lora", 0, 0),
-    ("use_llm_lora", 0, 0),
-)
-_CHAT_VISION = (("hidden_act", "gelu", "gelu"), ("num_channels", 3, 3))
+# Of each layout: the defaults of its own classes (InternVLConfig and InternVLVisionConfig of
+# transformers 5; InternVLChatConfig and InternVisionConfig of the original), and what this tower
+# computes. The decoder of a layout that names none is Qwen2 in transformers.
+_HF_DEFAULTS = {"downsample_ratio": 0.5}
+_HF_VISION_DEFAULTS = {
+    "hidden_size": 1024,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "intermediate_size": 4096,
+    "attention_bias": False,
+    "use_qk_norm": False,
+    "norm_type": "layer_norm",
+    "layer_norm_eps": 1e-6,
+    "image_size": 448,
+    "patch_size": 14,
+}
+_HF_MODEL = {
+    "projector_hidden_act": "gelu",
+    "vision_feature_layer": -1,
+    "vision_feature_select_strategy": "default",
+}
+_HF_VISION = {
+    "hidden_act": "gelu",
+    "num_channels": 3,
+    "use_absolute_position_embeddings": True,
+    "use_mask_token": False,
+    "use_mean_pooling": True,
+}
+_CHAT_DEFAULTS = {"downsample_ratio": 0.5, "ps_version": "v1"}
+_CHAT_VISION_DEFAULTS = {
+    "hidden_size": 3200,
+    "num_hidden_layers": 48,
+    "num_attention_heads": 25,
+    "intermediate_size": 12_800,
+    "qkv_bias": False,
+    "qk_normalization": True,
+    "norm_type": "rms_norm",
+    "layer_norm_eps": 1e-6,
+    "image_size": 224,
+    "patch_size": 14,
+}
+_CHAT_MODEL = {
+    "ps_version": "v2",
+    "select_layer": -1,
+    "use_backbone_lora": 0,
+    "use_llm_lora": 0,
+    "use_thumbnail": True,
+    "dynamic_image_size": True,
+    "pad2square": False,
+}
+_CHAT_VISION = {"hidden_act": "gelu", "num_channels": 3}
+# By the architecture of `llm_config`, which the original goes by.
+_CHAT_DECODERS = {"Qwen2ForCausalLM": "qwen2", "LlamaForCausalLM": "llama"}
 
 
 @dataclass(frozen=True)
@@ -65,53 +101,50 @@ class InternVisionConfig:
         """Read either layout; what a file leaves out has the default of that layout's own class.
 
         Raises:
-            KeyError: a required setting is missing.
-            CheckpointError: a setting asks for something this tower does not compute.
+            CheckpointError: a setting is missing or wrong, or asks for something this tower does
+                not compute.
         """
-        vision, original = config["vision_config"], "llm_config" in config
-        _refuse(config, _CHAT_MODEL if original else _HF_MODEL)
+        original = "llm_config" in config
+        model = Settings(config, _CHAT_DEFAULTS if original else _HF_DEFAULTS)
+        defaults = _CHAT_VISION_DEFAULTS if original else _HF_VISION_DEFAULTS
+        vision = model.part("vision_config", defaults)
+        _refuse(model, _CHAT_MODEL if original else _HF_MODEL)
         _refuse(vision, _CHAT_VISION if original else _HF_VISION)
-        eps = vision.get("layer_norm_eps", 1e-6)
+        hidden, heads = vision.count("hidden_size"), vision.count("num_attention_heads")
+        if hidden % heads:
+            vision.refuse("hidden_size", f"must be a multiple of num_attention_heads={heads}")
+        image, patch, merge = vision.side("image_size"), vision.side("patch_size"), _merge(model)
+        if image % (patch * merge):
+            fix = f"must be a multiple of patch_size / downsample_ratio={patch * merge}"
+            vision.refuse("image_size", fix)
+        if original and "force_image_size" in model and model.count("force_image_size") != image:
+            fix = f"must be the tower's image_size={image}: positions are not resized"
+            model.refuse("force_image_size", fix)
+        if vision.raw("norm_type") not in NORM_TYPES:
+            vision.refuse("norm_type", f"supported: {', '.join(NORM_TYPES)}")
+        eps = vision.number("layer_norm_eps")
         if original:
-            image_size = _side("image_size", vision.get("image_size", 224))
-            forced = config.get("force_image_size") or image_size
-            if forced != image_size:
-                fix = f"must be the tower's image_size={image_size}: positions are not resized"
-                raise CheckpointError("force_image_size", forced, fix)
-            norm_type, bias = vision.get("norm_type", "rms_norm"), vision.get("qkv_bias", False)
-            qk_norm_eps = eps if vision.get("qk_normalization", True) else None
+            qk_norm_eps = eps if vision.flag("qk_normalization") else None
         else:
-            image_size = _side("image_size", vision.get("image_size", 448))
-            norm_type = vision.get("norm_type", "layer_norm")
-            bias = vision.get("attention_bias", False)
-            qk_norm_eps = _HF_QK_NORM_EPS if vision.get("use_qk_norm", False) else None
+            qk_norm_eps = _HF_QK_NORM_EPS if vision.flag("use_qk_norm") else None
+        text = model.part("llm_config" if original else "text_config")
+        text = text.with_defaults(DEFAULTS[decoder_kind(config)])
         return cls(
-            hidden_size=vision["hidden_size"],
-            intermediate_size=vision["intermediate_size"],
-            num_layers=vision["num_hidden_layers"],
-            num_heads=vision["num_attention_heads"],
-            out_hidden_size=config["llm_config" if original else "text_config"]["hidden_size"],
-            image_size=image_size,
-            patch_size=_side("patch_size", vision.get("patch_size", 14)),
-            merge_size=_merge_size(config.get("downsample_ratio", 0.5)),
-            norm_type=norm_type,
+            hidden_size=hidden,
+            intermediate_size=vision.count("intermediate_size"),
+            num_layers=vision.count("num_hidden_layers", most=MOST_LAYERS),
+            num_heads=heads,
+            out_hidden_size=text.count("hidden_size"),
+            image_size=image,
+            patch_size=patch,
+            merge_size=merge,
+            norm_type=vision.raw("norm_type"),
             norm_eps=eps,
-            qkv_bias=bias,
+            qkv_bias=vision.flag("qkv_bias" if original else "attention_bias"),
             qk_norm_eps=qk_norm_eps,
             image_token_id=config.get("image_token_id"),
             original=original,
         )
-
-    def __post_init__(self) -> None:
-        if self.norm_type not in NORM_TYPES:
-            raise CheckpointError("norm_type", self.norm_type, f"known: {', '.join(NORM_TYPES)}")
-        if self.hidden_size % self.num_heads:
-            fix = f"must be a multiple of num_attention_heads={self.num_heads}"
-            raise CheckpointError("hidden_size", self.hidden_size, fix)
-        token = self.patch_size * self.merge_size
-        if self.image_size % token:
-            fix = f"must be a multiple of patch_size / downsample_ratio={token}"
-            raise CheckpointError("image_size", self.image_size, fix)
 
     @property
     def num_patches(self) -> int:
@@ -124,22 +157,30 @@ class InternVisionConfig:
         return self.num_patches // self.merge_size**2
 
 
-def _refuse(settings: Mapping[str, Any], known: tuple[tuple[str, Any, Any], ...]) -> None:
-    for setting, default, supported in known:
-        value = settings.get(setting, default)
-        if value != supported:
-            raise CheckpointError(setting, value, f"only {supported!r} is supported")
+def decoder_kind(config: Mapping[str, Any]) -> str:
+    """The `model_type` of the decoder, which a file may leave out.
+
+    Raises:
+        CheckpointError: a decoder that is not supported.
+    """
+    original = "llm_config" in config
+    text = Settings(config).part("llm_config" if original else "text_config")
+    named = text.raw("architectures") if original else None
+    first = named[0] if isinstance(named, list) and named else None
+    kind = text.raw("model_type", _CHAT_DECODERS.get(first, first) if first else "qwen2")
+    if kind not in DECODERS:
+        text.refuse("model_type", f"supported decoders of this model: {', '.join(DECODERS)}")
+    return kind
 
 
-def _side(setting: str, value: Any) -> int:
-    sides = set(value) if isinstance(value, list | tuple) else {value}
-    if len(sides) != 1:
-        raise CheckpointError(setting, value, "only squares are supported")
-    return int(sides.pop())
+def _refuse(settings: Settings, supported: Mapping[str, Any]) -> None:
+    for setting, value in supported.items():
+        settings.only(setting, value)
 
 
-def _merge_size(ratio: float) -> int:
-    merge = round(1 / ratio) if ratio > 0 else 0
+def _merge(model: Settings) -> int:
+    ratio = model.number("downsample_ratio")
+    merge = round(1 / ratio) if ratio > 1e-3 else 0
     if merge < 1 or merge * ratio != 1:
-        raise CheckpointError("downsample_ratio", ratio, "must be one over a whole number")
+        model.refuse("downsample_ratio", "must be one over a whole number")
     return merge

@@ -15,7 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spava_app.engine.models.decoder import Decoder, DecoderConfig
+from spava_app.engine.checkpoints.settings import MOST_LAYERS, Settings
+from spava_app.engine.models.decoder import Decoder
+from spava_app.engine.models.decoder_config import DecoderConfig
 from spava_app.engine.models.published import Rows, Table
 from spava_app.kernels.gated import swiglu
 from spava_app.kernels.rope import Rotary, apply_rotary, rotary_frequencies, rotary_table
@@ -24,6 +26,22 @@ from spava_app.kernels.windows import Windows, window_attention
 Grid = tuple[int, int, int]
 NORM_EPS = 1e-6
 ROPE_THETA = 10_000.0
+# Those of Qwen2_5_VLVisionConfig in transformers 5; published folders leave some of them out.
+VISION_DEFAULTS: Mapping[str, Any] = {
+    "depth": 32,
+    "hidden_size": 3584,
+    "hidden_act": "silu",
+    "intermediate_size": 3420,
+    "num_heads": 16,
+    "in_channels": 3,
+    "patch_size": 14,
+    "spatial_merge_size": 2,
+    "temporal_patch_size": 2,
+    "tokens_per_second": 4,
+    "window_size": 112,
+    "out_hidden_size": 3584,
+    "fullatt_block_indexes": (7, 15, 23, 31),
+}
 
 
 @dataclass(frozen=True)
@@ -45,25 +63,35 @@ class VisionConfig:
 
     @classmethod
     def from_hf(cls, config: Mapping[str, Any]) -> "VisionConfig":
-        """Read `vision_config`.
+        """Read `vision_config`; what a file leaves out has the default of transformers 5.
 
         Raises:
-            KeyError: a required setting is missing.
+            CheckpointError: a setting is missing or wrong, or asks for something this tower does
+                not compute.
         """
-        vision = config["vision_config"]
+        vision = Settings(config).part("vision_config", VISION_DEFAULTS)
+        vision.only("hidden_act", "silu")
+        hidden, heads = vision.count("hidden_size"), vision.count("num_heads")
+        if hidden % heads or hidden // heads % 4:
+            fix = f"must be four times a multiple of num_heads={heads}: rows and columns rotate"
+            vision.refuse("hidden_size", fix)
+        patch, merge = vision.side("patch_size"), vision.count("spatial_merge_size")
+        window = vision.count("window_size")
+        if window < patch * merge:
+            vision.refuse("window_size", f"must be at least {patch * merge}, the side of a token")
         return cls(
-            depth=vision["depth"],
-            hidden_size=vision["hidden_size"],
-            intermediate_size=vision["intermediate_size"],
-            num_heads=vision["num_heads"],
-            out_hidden_size=vision["out_hidden_size"],
-            patch_size=vision.get("patch_size", 14),
-            temporal_patch_size=vision.get("temporal_patch_size", 2),
-            in_channels=vision.get("in_channels", vision.get("in_chans", 3)),
-            merge_size=vision.get("spatial_merge_size", 2),
-            window_size=vision.get("window_size", 112),
-            full_attention_layers=frozenset(vision["fullatt_block_indexes"]),
-            tokens_per_second=vision.get("tokens_per_second", 4),
+            depth=vision.count("depth", most=MOST_LAYERS),
+            hidden_size=hidden,
+            intermediate_size=vision.count("intermediate_size"),
+            num_heads=heads,
+            out_hidden_size=vision.count("out_hidden_size"),
+            patch_size=patch,
+            temporal_patch_size=vision.side("temporal_patch_size"),
+            in_channels=vision.count("in_channels"),
+            merge_size=merge,
+            window_size=window,
+            full_attention_layers=frozenset(vision.counts("fullatt_block_indexes", least=0)),
+            tokens_per_second=vision.number("tokens_per_second"),
         )
 
     @property

@@ -1,14 +1,16 @@
 """The rotary frequencies a checkpoint was trained with, read from its config.json."""
 
-from collections.abc import Mapping
+import math
 from dataclasses import dataclass
 from math import pi
-from typing import Any
 
+import torch
 from torch import Tensor
 
-from spava_app.errors import CheckpointError
+from spava_app.engine.checkpoints.settings import MOST_POSITIONS, Settings
 from spava_app.kernels.rope import rotary_frequencies
+
+_KINDS = ("default", "mrope", "dynamic", "llama3", "yarn")
 
 
 @dataclass(frozen=True)
@@ -26,11 +28,71 @@ class Llama3Scaling:
     low: float
     high: float
     original_len: int
+    attention_factor: float = 1.0
 
-    def __call__(self, frequencies: Tensor) -> Tensor:
+    def __call__(self, frequencies: Tensor, theta: float) -> Tensor:
         waves = self.original_len * frequencies / (2 * pi)
         keep = ((waves - self.low) / (self.high - self.low)).clamp(0, 1)
         return frequencies * (keep + (1 - keep) / self.factor)
+
+
+@dataclass(frozen=True)
+class YarnScaling:
+    """YaRN (arXiv 2309.00071, section 3): frequencies that make fewer than `slow` turns in the
+    original context are divided by `factor`, those with more than `fast` are kept, and between them
+    the two are blended; queries and keys are scaled by `attention_factor` (section 3.4).
+
+    Attributes:
+        original_len: context length before stretching.
+        truncate: round the borders of the blend to whole frequencies, outwards.
+    """
+
+    factor: float
+    original_len: int
+    fast: float
+    slow: float
+    attention_factor: float
+    truncate: bool
+
+    def __call__(self, frequencies: Tensor, theta: float) -> Tensor:
+        half = len(frequencies)
+
+        def border(turns: float) -> float:
+            """The (fractional) index of the frequency that makes this many turns."""
+            return half * math.log(self.original_len / (turns * 2 * pi)) / math.log(theta)
+
+        first, last = border(self.fast), border(self.slow)
+        if self.truncate:
+            first, last = math.floor(first), math.ceil(last)
+        first, last = max(first, 0), min(last, 2 * half - 1)
+        last += 0.001 if first == last else 0  # as transformers, against a division by zero
+        index = torch.arange(half, dtype=frequencies.dtype)
+        stretched = ((index - first) / (last - first)).clamp(0, 1)
+        return frequencies * (1 - stretched + stretched / self.factor)
+
+    @classmethod
+    def read(cls, rope: Settings, longest: int) -> "YarnScaling":
+        """From the `rope_scaling` object of a decoder with `max_position_embeddings=longest`."""
+        usual = {"beta_fast": 32, "beta_slow": 1, "truncate": True}
+        rope = rope.with_defaults({"original_max_position_embeddings": longest, **usual})
+        original = rope.count("original_max_position_embeddings", most=MOST_POSITIONS)
+        factor = rope.number("factor") if "factor" in rope else longest / original
+        if factor < 1:
+            rope.refuse("factor", "must be at least 1")
+        attention = _mscale(factor, 1.0)
+        if "attention_factor" in rope:
+            attention = rope.number("attention_factor")
+        elif "mscale" in rope and "mscale_all_dim" in rope:
+            above, below = rope.number("mscale"), rope.number("mscale_all_dim")
+            attention = _mscale(factor, above) / _mscale(factor, below)
+        fast, slow = rope.number("beta_fast"), rope.number("beta_slow")
+        if fast < slow:
+            rope.refuse("beta_fast", f"must not be below beta_slow={slow:g}")
+        return cls(factor, original, fast, slow, attention, rope.flag("truncate"))
+
+
+def _mscale(factor: float, scale: float) -> float:
+    return 0.1 * scale * math.log(factor) + 1.0
 
 
 @dataclass(frozen=True)
@@ -38,37 +100,58 @@ class RopeConfig:
     """Base and scaling of the rotary frequencies."""
 
     theta: float
-    scaling: Llama3Scaling | None = None
+    scaling: Llama3Scaling | YarnScaling | None = None
+
+    @staticmethod
+    def settings(text: Settings) -> Settings:
+        """The object they stand in: `rope_scaling`, else `rope_parameters` of transformers 5, which
+        may hold one for each kind of layer.
+        """
+        rope = text.part("rope_scaling" if text.raw("rope_scaling") else "rope_parameters")
+        return rope.part("full_attention") if "full_attention" in rope else rope
 
     @classmethod
-    def from_hf(cls, text: Mapping[str, Any]) -> "RopeConfig":
-        """Read `rope_parameters` of transformers 5 or the older `rope_theta` and `rope_scaling`.
+    def read(cls, text: Settings) -> "RopeConfig":
+        """From the settings of a decoder.
 
         Raises:
-            KeyError: a required setting is missing.
-            CheckpointError: a kind of scaling that is not supported.
+            CheckpointError: a setting is missing or wrong, or a kind of scaling is not supported.
         """
-        rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
-        theta = float(rope.get("rope_theta") or text["rope_theta"])
-        kind = rope.get("rope_type", rope.get("type", "default"))
+        rope = cls.settings(text)
+        theta = (rope if "rope_theta" in rope else text).number("rope_theta", above=1)
+        for settings in (rope, text):
+            settings.only("partial_rotary_factor", 1)
+        kind = rope.raw("rope_type", rope.raw("type", "default"))
+        if kind not in _KINDS:
+            key = "rope_type" if "rope_type" in rope else "type"
+            rope.refuse(key, f"supported: {', '.join(_KINDS)}")
+        longest = text.count("max_position_embeddings", most=MOST_POSITIONS)
+        if kind == "yarn":
+            return cls(theta, YarnScaling.read(rope, longest))
+        if kind == "llama3":
+            low, high = rope.number("low_freq_factor"), rope.number("high_freq_factor")
+            if low >= high:
+                rope.refuse("low_freq_factor", f"must be below high_freq_factor={high:g}")
+            rope = rope.with_defaults({"original_max_position_embeddings": longest})
+            length = rope.count("original_max_position_embeddings", most=MOST_POSITIONS)
+            return cls(theta, Llama3Scaling(rope.number("factor"), low, high, length))
         # Dynamic NTK raises the base for prompts longer than max_position_embeddings, which are
         # refused before they come here, and is the default for all others.
-        if kind in {"default", "mrope", "dynamic"}:
-            return cls(theta)
-        if kind != "llama3":
-            fix = "default, mrope, dynamic and llama3 are supported"
-            raise CheckpointError("rope_type", kind, fix)
-        return cls(
-            theta,
-            Llama3Scaling(
-                rope["factor"],
-                rope["low_freq_factor"],
-                rope["high_freq_factor"],
-                rope["original_max_position_embeddings"],
-            ),
-        )
+        return cls(theta)
+
+    @property
+    def attention_factor(self) -> float:
+        """What cosines and sines are multiplied by."""
+        return 1.0 if self.scaling is None else self.scaling.attention_factor
+
+    @property
+    def stretched_len(self) -> int:
+        """The context that YaRN stretches the original one to, in tokens; 0 without it."""
+        if not isinstance(self.scaling, YarnScaling):
+            return 0
+        return int(self.scaling.original_len * self.scaling.factor)
 
     def frequencies(self, head_dim: int) -> Tensor:
         """Angular frequencies, float64 `[head_dim / 2]`."""
         frequencies = rotary_frequencies(head_dim, self.theta)
-        return frequencies if self.scaling is None else self.scaling(frequencies)
+        return frequencies if self.scaling is None else self.scaling(frequencies, self.theta)

@@ -1,15 +1,16 @@
 """What a checkpoint asks of its pixels: patch sizes, normalisation and limits."""
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from spava_app.errors import CheckpointError
+from spava_app.engine.checkpoints.files import read_object
+from spava_app.engine.checkpoints.settings import Settings, in_file
+from spava_app.errors import CheckpointError, finite_number
 
-# Newest first; the order of precedence is that of transformers 5. A file that serves several kinds
-# has the settings of each under a key.
+# The order of precedence is that of transformers 5. A file that serves several kinds has the
+# settings of each under a key.
 _ALL, _VIDEO, _PICTURE = (
     "processor_config.json",
     "video_preprocessor_config.json",
@@ -87,53 +88,77 @@ class PixelConfig:
             CheckpointError: a setting asks for a step that is not done here, or is malformed.
         """
         refuse_other_steps(settings)
-        size = settings.get("size") or {}
+        read = Settings(settings)
+        size = read.part("size")
         given = {
-            "min_pixels": size.get("shortest_edge", size.get("min_pixels")),
-            "max_pixels": size.get("longest_edge", size.get("max_pixels")),
-            "mean": tuple(settings.get("image_mean") or _CLIP_MEAN),
-            "std": tuple(settings.get("image_std") or _CLIP_STD),
+            "min_pixels": size.raw("shortest_edge", size.raw("min_pixels")),
+            "max_pixels": size.raw("longest_edge", size.raw("max_pixels")),
+            "mean": channels(read, "image_mean", _CLIP_MEAN),
+            "std": channels(read, "image_std", _CLIP_STD),
         }
         # Top-level names win over `size`: that is how older checkpoints override it.
         given |= {
-            name: settings[name]
+            name: read.raw(name)
             for name in cls.__dataclass_fields__
-            if name not in {"mean", "std"} and settings.get(name) is not None
+            if name not in {"mean", "std"} and name in read
         }
         return cls(**{name: value for name, value in given.items() if value is not None})
+
+    def limited(self, max_pixels: int) -> Self:
+        """With `max_pixels` a frame instead of the checkpoint's own limits, lower or higher."""
+        most = max(max_pixels, self.min_pixels)
+        return replace(self, max_pixels=most, cap_pixels_per_frame=False)
 
     @classmethod
     def from_folder(cls, folder: str | Path, *, picture: bool = False) -> "PixelConfig":
         """Read the settings of the checkpoint in `folder`, for videos or for pictures. Where it has
         none for pictures, those for videos serve.
 
+        Where it has none for videos, those for pictures serve except for their limits of pixels:
+        videos then have the limits of qwen-vl-utils, which the models were evaluated with.
+
         Raises:
             CheckpointError: the folder holds no preprocessor file, or a broken one.
         """
-        settings = read_settings(folder, picture=picture)
-        if not settings:
+        found = read_settings(folder, picture=picture)
+        if found is None:
             files = ", ".join((_ALL, _VIDEO, _PICTURE))
             raise CheckpointError("model", str(folder), f"must hold one of {files}")
-        return cls.from_dict(settings)
+        file, settings = found
+        if not picture and file.name == _PICTURE:
+            limits = {"size", "min_pixels", "max_pixels"}
+            settings = {name: value for name, value in settings.items() if name not in limits}
+            settings["cap_pixels_per_frame"] = True
+        with in_file(file):
+            return cls.from_dict(settings)
 
 
-def read_settings(folder: str | Path, *, picture: bool) -> dict[str, Any] | None:
-    """The preprocessor settings of a checkpoint folder, None where it has no such file.
+def channels(
+    settings: Settings, name: str, usual: tuple[float, float, float]
+) -> tuple[float, float, float]:
+    """Three numbers, one for each of RGB."""
+    given = settings.raw(name, usual)
+    if not isinstance(given, list | tuple) or len(given) != 3:
+        settings.refuse(name, "must be three numbers")
+    if any(isinstance(it, str) or finite_number(it) is None for it in given):
+        settings.refuse(name, "must be three numbers")
+    return tuple(map(float, given))  # type: ignore[return-value] (three of them)
+
+
+def read_settings(folder: str | Path, *, picture: bool) -> tuple[Path, dict[str, Any]] | None:
+    """The preprocessor file of a checkpoint folder and its settings; None where it has none.
 
     Raises:
-        CheckpointError: a file that is not JSON.
+        CheckpointError: a file that is not JSON, or not an object.
     """
     files = (_ALL, _PICTURE, _VIDEO) if picture else (_ALL, _VIDEO, _PICTURE)
     for name in files:
         file = Path(folder) / name
-        if not file.is_file():
-            continue
-        try:
-            settings = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError:
-            raise CheckpointError("model", str(file), "must be a JSON file") from None
-        if name == _ALL:
-            settings = settings.get("image_processor" if picture else "video_processor")
+        settings = read_object(file)
+        if settings and name == _ALL:
+            with in_file(file):
+                part = "image_processor" if picture else "video_processor"
+                settings = dict(Settings(settings).part(part).items())
         if settings:
-            return settings
+            return file, settings
     return None

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from spava_app.engine.video.pixel_config import read_settings, refuse_other_steps
+from spava_app.engine.checkpoints.settings import Settings, in_file
+from spava_app.engine.video.pixel_config import channels, read_settings, refuse_other_steps
 from spava_app.engine.video.preprocess import resize
 from spava_app.errors import CheckpointError, InvalidInput
 
@@ -51,14 +52,16 @@ class TileConfig:
             CheckpointError: a setting is missing, malformed, or asks for a step not done here.
         """
         refuse_other_steps(settings)
+        read = Settings(settings, {"max_patches": 12})
         for name in ("size", "image_mean", "image_std"):
-            if not settings.get(name):
-                raise CheckpointError(name, settings.get(name), "must be in the preprocessor file")
-        size = settings["size"]
-        if size.get("height") != size.get("width"):
-            raise CheckpointError("size", size, "height and width must be the same")
-        mean, std = tuple(settings["image_mean"]), tuple(settings["image_std"])
-        return cls(size.get("height"), mean, std, settings.get("max_patches") or 12)
+            if name not in read:
+                read.refuse(name, "must be in the preprocessor file")
+        size = read.part("size")
+        if (side := size.count("height")) != size.count("width"):
+            read.refuse("size", "height and width must be the same")
+        mean = channels(read, "image_mean", _IMAGENET_MEAN)
+        std = channels(read, "image_std", _IMAGENET_STD)
+        return cls(side, mean, std, read.count("max_patches"))
 
     @classmethod
     def from_folder(cls, folder: str | Path, size: int, max_tiles: int) -> "TileConfig":
@@ -68,13 +71,14 @@ class TileConfig:
         Raises:
             CheckpointError: a broken file, or tiles of another size.
         """
-        settings = read_settings(folder, picture=True) or {}
+        file, settings = read_settings(folder, picture=True) or (Path(folder), {})
         if not isinstance(settings.get("size"), dict):
             return cls(size, max_tiles=max_tiles)
-        found = cls.from_dict(settings)
-        if found.size != size:
-            fix = f"must be the tower's image_size={size}: positions are not resized"
-            raise CheckpointError("size", found.size, fix)
+        with in_file(file):
+            found = cls.from_dict(settings)
+            if found.size != size:
+                fix = f"must be the tower's image_size={size}: positions are not resized"
+                raise CheckpointError("size", found.size, fix)
         return found
 
 

@@ -78,7 +78,7 @@ def qwen() -> Preparer:
     own = make_processor(EMBEDDED, read_config(EMBEDDED))
     assert isinstance(own, QwenProcessor)
     processor = QwenProcessor(PUBLISHED, PUBLISHED, own.placeholder_ids)
-    prompts = PromptBuilder(EMBEDDED, processor)
+    prompts = PromptBuilder(EMBEDDED, processor, read_config(EMBEDDED))
     return preparer_of(prompts, processor)
 
 
@@ -88,7 +88,7 @@ def internvl(tmp_path_factory: pytest.TempPathFactory) -> Preparer:
     folder = tmp_path_factory.mktemp("internvl")
     write_tokenizer(folder)
     processor = InternVLProcessor(TileConfig(size=448), tile_tokens=256)
-    prompts = PromptBuilder(folder, processor)
+    prompts = PromptBuilder(folder, processor, {})
     return preparer_of(prompts, processor)
 
 

@@ -50,7 +50,7 @@ def preparer(
     if available is not None:
         forecaster = replace(forecaster, available=available)
     return Preparer(
-        PromptBuilder(EMBEDDED, processor),
+        PromptBuilder(EMBEDDED, processor, read_config(EMBEDDED)),
         processor,
         128_000,
         variants(method, options or {}, ranks),

@@ -10,7 +10,7 @@ from spava_app.engine.auto import TIE, Choice, choose, variants
 from spava_app.engine.costs import DecoderCosts
 from spava_app.engine.known_machines import default_machine
 from spava_app.engine.layout import Layout, PromptShape
-from spava_app.engine.models.decoder import DecoderConfig
+from spava_app.engine.models.decoder_config import DecoderConfig
 from spava_app.engine.models.geometries import GEOMETRIES
 from spava_app.engine.parallel.base import Method, make_method
 from spava_app.errors import InvalidInput

@@ -5,8 +5,9 @@ import torch
 from memory_tasks import CONFIG
 from torch import Tensor
 
-from spava_app.engine.models import decoder as decoders
-from spava_app.engine.models.decoder import Decoder, DecoderConfig
+from spava_app.engine.models import decoder_config as decoders
+from spava_app.engine.models.decoder import Decoder
+from spava_app.engine.models.decoder_config import DecoderConfig
 from spava_app.engine.parallel import partials
 from spava_app.engine.parallel.partials import merge_into
 from spava_app.kernels.attention import attention

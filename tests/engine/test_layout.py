@@ -14,7 +14,7 @@ from spava_app.engine.layout import (
     shard,
     zigzag_owners,
 )
-from spava_app.engine.models.decoder import DecoderConfig
+from spava_app.engine.models.decoder_config import DecoderConfig
 from spava_app.engine.models.rope_config import RopeConfig
 from spava_app.engine.parallel.base import make_method, methods
 from spava_app.errors import InvalidInput

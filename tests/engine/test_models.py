@@ -9,7 +9,8 @@ from torch import Tensor
 from transformers import LlamaConfig, Qwen2_5_VLForConditionalGeneration
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from spava_app.engine.models.decoder import DecoderConfig
+from spava_app.engine.checkpoints.settings import Settings
+from spava_app.engine.models.decoder_config import DEFAULTS, DecoderConfig
 from spava_app.engine.models.qwen2_5_vl import Qwen25VL, window_order
 from spava_app.engine.models.rope_config import RopeConfig
 from spava_app.engine.weights import load_model
@@ -105,14 +106,17 @@ def test_hub_layout_of_config_is_read_too(checkpoint: Path) -> None:
     [
         ({"hidden_act": "gelu"}, "hidden_act='gelu': only 'silu' is supported"),
         ({"mlp_bias": True}, "mlp_bias=True"),
-        ({"model_type": "mistral"}, "model_type='mistral': decoders known: llama, qwen2, "),
-        ({"model_type": None}, "model_type=None: decoders known"),
-        ({"use_sliding_window": True, "layer_types": None}, "use_sliding_window=True"),
+        ({"model_type": "mistral"}, "model_type='mistral': supported decoders: llama, qwen2, "),
+        ({"model_type": None}, "model_type=None: supported decoders"),
+        (
+            {"use_sliding_window": True, "layer_types": None, "max_window_layers": 1},
+            "use_sliding_window=True",
+        ),
         (
             {"layer_types": ["full_attention", "sliding_attention"]},
-            "layer_types='sliding_attention'",
+            "layer_types=['full_attention', 'sliding_attention']",
         ),
-        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "rope_type='yarn'"),
+        ({"rope_parameters": {"rope_type": "longrope", "rope_theta": 1e4}}, "rope_type='longrope'"),
         ({"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4}}, "rope_type='linear'"),
     ],
 )
@@ -141,7 +145,7 @@ def test_dynamic_scaling_is_the_default_up_to_the_trained_length() -> None:
         hidden_size=64, num_attention_heads=4, max_position_embeddings=50, rope_parameters=rope
     )
     text = config.to_dict() | {"rope_parameters": rope}
-    frequencies = RopeConfig.from_hf(text).frequencies(16)
+    frequencies = RopeConfig.read(Settings(text, DEFAULTS["llama"])).frequencies(16)
     theirs, scale = ROPE_INIT_FUNCTIONS["dynamic"](config, torch.device("cpu"), seq_len=50)
     assert scale == 1
     torch.testing.assert_close(frequencies.float(), theirs)

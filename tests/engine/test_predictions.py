@@ -16,7 +16,7 @@ from spava_app.engine.front_costs import FrontCosts
 from spava_app.engine.known_machines import default_machine
 from spava_app.engine.layout import PromptShape
 from spava_app.engine.machine import Curve, Machine
-from spava_app.engine.models.decoder import DecoderConfig
+from spava_app.engine.models.decoder_config import DecoderConfig
 from spava_app.engine.models.geometries import GEOMETRIES
 from spava_app.engine.models.internvl3 import InternVisionTower
 from spava_app.engine.models.qwen2_5_vl import VisionConfig, VisionTower

@@ -52,8 +52,8 @@ def test_settings_of_pictures_and_videos_in_their_files(tmp_path: Path) -> None:
 
 
 def test_folders_that_lack_something(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="image_token_id"):
-        make_processor(tmp_path, QWEN | {"video_token_id": 5})
+    with pytest.raises(CheckpointError, match=r"config.json.*image_token_id='5'"):
+        make_processor(tmp_path, QWEN | {"video_token_id": 5, "image_token_id": "5"})
     with pytest.raises(CheckpointError, match="must hold one of"):
         make_processor(tmp_path, QWEN | IDS)
     assert make_processor(tmp_path, {"architectures": ["Qwen2ForCausalLM"]}) is None

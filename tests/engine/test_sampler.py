@@ -18,7 +18,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from spava_app.engine.sampler import Sampler, Sampling
+from spava_app.engine.sampler import GREEDY, Sampler, Sampling
 from spava_app.errors import EngineError, InvalidInput
 
 VOCAB = 200
@@ -31,6 +31,10 @@ def random_logits(seed: int, vocab: int = VOCAB) -> Tensor:
 def transformers_probabilities(logits: Tensor, sampling: Sampling, ids: list[int]) -> Tensor:
     """What transformers' `generate` would draw from, in float64."""
     processors = LogitsProcessorList()
+    sampling = sampling.over(GREEDY)
+    assert sampling.repetition_penalty is not None
+    assert sampling.temperature is not None
+    assert sampling.top_p is not None
     if sampling.repetition_penalty != 1:
         processors.append(RepetitionPenaltyLogitsProcessor(float(sampling.repetition_penalty)))
     processors.append(TemperatureLogitsWarper(float(sampling.temperature)))
@@ -221,11 +225,11 @@ def test_settings_of_other_libraries_become_plain() -> None:
     ("field", "value"),
     [
         ("repetition_penalty", 10**400),
-        *[("temperature", value) for value in (-0.1, math.nan, math.inf, "1", np.True_, None)],
+        *[("temperature", value) for value in (-0.1, math.nan, math.inf, "1", np.True_)],
         *[("temperature", value) for value in (10**400, torch.tensor(True))],
-        *[("top_p", value) for value in (0, -0.5, 1.0001, math.nan, "0.9", True, None)],
-        *[("top_k", value) for value in (-1, 1.5, "3", True, np.True_, np.float64(3), None)],
-        *[("repetition_penalty", value) for value in (0, -1.0, math.nan, math.inf, False, None)],
+        *[("top_p", value) for value in (0, -0.5, 1.0001, math.nan, "0.9", True)],
+        *[("top_k", value) for value in (-1, 1.5, "3", True, np.True_, np.float64(3))],
+        *[("repetition_penalty", value) for value in (0, -1.0, math.nan, math.inf, False)],
         *[("seed", value) for value in (-1, 0.5, 2**63, "x", True, None)],
     ],
 )

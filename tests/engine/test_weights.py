@@ -197,8 +197,8 @@ def test_shards(model: Qwen25VL, shards: Path) -> None:
 @pytest.mark.parametrize(
     ("index", "message"),
     [
-        ("[]", "is not an index of weight files"),
-        ("{", "is not an index of weight files"),
+        ("[]", "is not a JSON object"),
+        ("{", "is not valid JSON"),
         ('{"weight_map": {"a": 1}}', "is not an index of weight files"),
         ('{"weight_map": {"a": "../x.safetensors"}}', "outside the folder: ../x.safetensors"),
         ('{"weight_map": {"a": "/x.safetensors"}}', "outside the folder: /x.safetensors"),
@@ -262,11 +262,14 @@ def test_truncated_file(folder: Path, cut: Callable[[bytes], bytes]) -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"architectures": ["Other"]}, "has architectures ['Other']; known: InternVLChatModel, "),
-        ({"vision_config": {}}, "config.json lacks 'depth'"),
-        ({"vision_config": []}, "vision_config in config.json is not an object"),
-        ({"text_config": {"model_type": "qwen2"}}, "config.json lacks 'hidden_size'"),
-        ({"text_config": [1]}, "text_config in config.json is not an object"),
+        (
+            {"architectures": ["Other"]},
+            "architectures=['Other'] is not supported; supported: InternVLChatModel, ",
+        ),
+        ({"vision_config": {}}, "config.json asks for [3584, "),
+        ({"vision_config": []}, "config.json': vision_config=[]: must be an object"),
+        ({"text_config": {"model_type": "qwen2"}}, "config.json asks for [151936, 4096]"),
+        ({"text_config": [1]}, "config.json': text_config=[1]: must be an object"),
         (
             {"quantization_config": {"quant_method": "awq"}},
             "quantization_config={'quant_method': 'awq'}: quantized weights are not supported",

@@ -11,7 +11,8 @@ from spava_app.engine.comm import Comm
 from spava_app.engine.exchange import indices
 from spava_app.engine.kv_cache import KVCache
 from spava_app.engine.layout import PromptShape
-from spava_app.engine.models.decoder import Decoder, DecoderConfig
+from spava_app.engine.models.decoder import Decoder
+from spava_app.engine.models.decoder_config import DecoderConfig
 from spava_app.engine.models.rope_config import RopeConfig
 from spava_app.engine.parallel.base import Decode, make_method
 

@@ -7,7 +7,7 @@ from live_bytes import LiveBytes
 from spava_app.engine.comm import Comm
 from spava_app.engine.generate import Runner
 from spava_app.engine.memory import Memory, predict
-from spava_app.engine.models import decoder
+from spava_app.engine.models import decoder_config as decoder
 from spava_app.engine.models.causal_lm import CausalLM
 from spava_app.engine.parallel import partials
 from spava_app.engine.parallel.base import make_method

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoTokenizer
 
-from spava_app.engine.models.decoder import Decoder, DecoderConfig
+from spava_app.engine.models.decoder import Decoder
+from spava_app.engine.models.decoder_config import DecoderConfig
 from spava_app.engine.training.card_clips import ClipSizes, ClipSource
 from spava_app.engine.training.packing import (
     Blocks,

@@ -38,7 +38,10 @@ def test_the_video_file_wins_over_the_image_file(tmp_path):
         tmp_path / "video_preprocessor_config.json",
     )
     image.write_text(json.dumps(QWEN2_5_VL))
-    assert PixelConfig.from_folder(tmp_path).max_pixels == 12845056
+    assert PixelConfig.from_folder(tmp_path, picture=True).max_pixels == 12845056
+    alone = PixelConfig.from_folder(tmp_path)
+    assert (alone.min_pixels, alone.max_pixels) == (128 * 28 * 28, 768 * 28 * 28)
+    assert alone.cap_pixels_per_frame
     video.write_text(json.dumps(QWEN2_5_VL | {"max_pixels": 7840}))
     assert PixelConfig.from_folder(tmp_path).max_pixels == 7840
     both = tmp_path / "processor_config.json"
