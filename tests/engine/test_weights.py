@@ -266,7 +266,7 @@ def test_truncated_file(folder: Path, cut: Callable[[bytes], bytes]) -> None:
             {"architectures": ["Other"]},
             "architectures=['Other'] is not supported; supported: InternVLChatModel, ",
         ),
-        ({"vision_config": {}}, "config.json asks for [3584, "),
+        ({"vision_config": {}}, "config.json asks for [3584]"),
         ({"vision_config": []}, "config.json': vision_config=[]: must be an object"),
         ({"text_config": {"model_type": "qwen2"}}, "config.json asks for [151936, 4096]"),
         ({"text_config": [1]}, "config.json': text_config=[1]: must be an object"),
