@@ -104,11 +104,9 @@ class QwenProcessor:
             CheckpointError: no preprocessor file, or a setting that is wrong or not supported.
         """
         settings, vision = Settings(config, _QWEN_TOKENS), VisionConfig.from_hf(config)
-        made = cls(
-            PixelConfig.from_folder(folder),
-            PixelConfig.from_folder(folder, picture=True),
-            frozenset(settings.count(name) for name in _QWEN_TOKENS),
-        )
+        placeholders = frozenset(settings.count(name) for name in _QWEN_TOKENS)
+        video = PixelConfig.from_folder(folder)
+        made = cls(video, PixelConfig.from_folder(folder, picture=True), placeholders)
         for pixels in (made.video, made.picture):
             for name in ("patch_size", "temporal_patch_size", "merge_size"):
                 if (value := getattr(pixels, name)) != (own := getattr(vision, name)):
