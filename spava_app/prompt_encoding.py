@@ -66,7 +66,8 @@ class PromptEncoder:
             rewriting = _Rewriting(self.tokenizer, control, texts)
             used, encoded = rewriting.encode(render, expected)
         place = render([*used[:-1], MARK]).rfind(MARK)
-        return EncodedPrompt(encoded.ids, encoded.begins, bisect_left(encoded.begins, place))
+        last = bisect_left(encoded.begins, place)
+        return EncodedPrompt(encoded.ids, encoded.begins, encoded.ends, last)
 
     def _control(self, skeleton: Encoded) -> frozenset[int]:
         """Ids that only the template may write: what is special, and of the other added tokens
@@ -100,8 +101,9 @@ class _Rewriting:
             raise InvalidInput("text", written, fix)
         ids: list[int] = []
         begins: list[int] = []
-        for start, stop in self._runs(encoded):
-            first = encoded.begins[start]
+        start, first = 0, 0
+        controls = [i for i, token in enumerate(encoded.ids) if token in self._control]
+        for stop in (*controls, len(encoded.ids)):
             last = encoded.begins[stop] if stop < len(encoded.ids) else len(rendered)
             run = rendered[first:last]
             if any(character in run for character in self._written):
@@ -113,14 +115,9 @@ class _Rewriting:
                 begins += encoded.begins[start:stop]
             ids += encoded.ids[stop : stop + 1]  # the control token after it
             begins += encoded.begins[stop : stop + 1]
-        return used, Encoded(tuple(ids), tuple(begins))
-
-    def _runs(self, encoded: Encoded) -> list[tuple[int, int]]:
-        """From token to token, the runs that end at a control token or at the end."""
-        ends = [i for i, token in enumerate(encoded.ids) if token in self._control]
-        starts = [0, *(end + 1 for end in ends)]
-        pairs = zip(starts, [*ends, len(encoded.ids)], strict=True)
-        return [(start, stop) for start, stop in pairs if start < len(encoded.ids)]
+            if stop < len(encoded.ids):
+                start, first = stop + 1, encoded.ends[stop]
+        return used, Encoded(tuple(ids), tuple(begins), (*begins[1:], len(rendered)))
 
     def _replaced(self, text: str) -> str:
         """`text` with a character in place of each control token."""
@@ -174,8 +171,7 @@ class _Rewriting:
     def _places(self, text: str, *, plain: bool) -> list[tuple[int, int]]:
         """Where control tokens stand in a text."""
         encoded = self._tokenizer.encode(text, plain=plain)
-        ends = (*encoded.begins[1:], len(text))
-        places = zip(encoded.ids, encoded.begins, ends, strict=True)
+        places = zip(encoded.ids, encoded.begins, encoded.ends, strict=True)
         return [(begin, end) for token, begin, end in places if token in self._control]
 
 

@@ -16,10 +16,11 @@ _CHUNK = 2**14
 
 @dataclass(frozen=True)
 class Encoded:
-    """Token ids, and for each the index of its first character in the rendered text."""
+    """Token ids, and of each the range of characters that it stands for."""
 
     ids: tuple[int, ...]
     begins: tuple[int, ...]
+    ends: tuple[int, ...]
 
 
 class Tokenizer:
@@ -40,9 +41,12 @@ class Tokenizer:
         self._inner = _load(folder)
         self._lock = threading.Lock()  # a call may switch a setting of the shared backend
         added = self._inner.added_tokens_decoder
-        self.added_ids = frozenset(added)
         special = {token for token, how in added.items() if how.special}
-        self.special_ids = frozenset(special | set(self._inner.all_special_ids))
+        special |= set(self._inner.all_special_ids)
+        # What characters become that the vocabulary lacks controls nothing.
+        unknown = {self._inner.unk_token_id} & set(self.encode("\U0010fffd").ids)
+        self.added_ids = frozenset(added.keys() - unknown)
+        self.special_ids = frozenset(special - unknown)
 
     @property
     def template(self) -> object:
@@ -95,8 +99,9 @@ class Tokenizer:
                 split_special_tokens=plain,
                 verbose=False,
             )
-        begins = tuple(begin for begin, _ in encoding["offset_mapping"])
-        return Encoded(tuple(encoding["input_ids"]), begins)
+        places = encoding["offset_mapping"]
+        begins, ends = (tuple(place[side] for place in places) for side in (0, 1))
+        return Encoded(tuple(encoding["input_ids"]), begins, ends)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of an answer, or of any run of its tokens."""
