@@ -124,7 +124,7 @@ class Renderer:
             ready = dict(watched.poll(max(0.0, left) * 1000))
             if left <= 0 or not ready:
                 self.end()
-                raise TemplateFailed(f"it takes longer than {seconds:.0f} s")
+                raise TemplateFailed(f"it takes longer than {seconds:g} s")
             if writes in ready:
                 try:
                     unsent = unsent[os.write(writes, unsent[: 2**16]) :]

@@ -120,7 +120,9 @@ def train(
     config = config or model_config()
     model = new_model(config, options.seed, options.device).train()
     heads = CardHeads(model.decoder.config.hidden_size).to(options.device)
-    table = QuestionTable.build(AutoTokenizer.from_pretrained(ASSETS), options.device)
+    table = QuestionTable.build(
+        AutoTokenizer.from_pretrained(ASSETS, trust_remote_code=False), options.device
+    )
     source, random = ClipSource(options.seed, options.device), Random(options.seed)
     curriculum = Curriculum(random, options.max_units)
     parameters = [*model.parameters(), *heads.parameters()]
