@@ -120,14 +120,15 @@ class Tokenizer:
             check: called now and then; what it raises ends the count.
         """
         left = most
-        for text in texts:
-            for start in range(0, len(text), _CHUNK):
-                check()
-                count = len(self.encode(text[start : start + _CHUNK]).ids)
-                # At a cut, pieces of one token are counted as several.
-                left -= max(1, count - 8)
-                if left < 0:
-                    return True
+        # A line break between two: any template puts at least one token there.
+        whole = "\n".join(texts)
+        for start in range(0, len(whole), _CHUNK):
+            check()
+            count = len(self.encode(whole[start : start + _CHUNK]).ids)
+            # At a cut, pieces of one token are counted as several.
+            left -= max(1, count - 8)
+            if left < 0:
+                return True
         return False
 
 

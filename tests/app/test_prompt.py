@@ -22,7 +22,7 @@ from spava_app.engine.processors import Fit, InternVLProcessor, make_processor
 from spava_app.engine.video.cards import CardScene
 from spava_app.engine.video.tiles import TileConfig
 from spava_app.engine.weights import read_config
-from spava_app.errors import CheckpointError, InvalidInput, VideoError
+from spava_app.errors import Cancelled, CheckpointError, InvalidInput, VideoError
 from spava_app.prompt import PromptBuilder
 from spava_app.session import EMBEDDED
 
@@ -302,3 +302,29 @@ def test_a_model_without_a_tokenizer_or_sight(tmp_path: Path) -> None:
     )
     with pytest.raises(CheckpointError, match="sees no video"):
         VideoQA(folder)
+
+
+def test_what_is_too_long_is_found_early(qwen: PromptBuilder) -> None:
+    """Texts are counted piece by piece, no further than it takes, and the caller may end it."""
+    steps = 0
+
+    def step() -> None:
+        nonlocal steps
+        steps += 1
+
+    turns = [("what is this?", "a thing")] * 20_000
+    for question, history, field in (
+        ("word " * 4_000_000, [], "question"),
+        ("a" * 20_000_000, [], "question"),
+        ("Why?", turns, "history"),
+    ):
+        with pytest.raises(InvalidInput, match=f"{field}=.*has more than 1000 tokens"):
+            qwen.check(question, history, most=1000, on_step=step)
+    assert steps < 20
+    qwen.check("word " * 900, most=1000, on_step=step)
+
+    def stop() -> None:
+        raise Cancelled("cancelled before the answer started")
+
+    with pytest.raises(Cancelled):
+        qwen.check("word " * 4_000_000, most=10**9, on_step=stop)
