@@ -40,9 +40,12 @@ def repeat(minute: Path, path: Path, times: int) -> None:
         stamps = [(packet.pts or 0, packet.dts or 0) for packet in packets]
         first, last = min(stamps)[0], max(stamps)[0]
         span = last - first + round((last - first) / (len(stamps) - 1))
+        base, lengths = packets[0].time_base, [packet.duration for packet in packets]
         for turn in range(times):
-            for packet, (pts, dts) in zip(packets, stamps, strict=True):
+            for packet, (pts, dts), length in zip(packets, stamps, lengths, strict=True):
                 packet.pts, packet.dts = pts + turn * span, dts + turn * span
+                # Muxing has left these in the target's time base.
+                packet.duration, packet.time_base = length, base
                 packet.stream = copy
                 target.mux(packet)
 

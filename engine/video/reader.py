@@ -13,7 +13,14 @@ from av.video.reformatter import VideoReformatter
 
 from spava_app.engine.video.frame_source import FrameSource
 from spava_app.engine.video.pulse import Pulse
-from spava_app.engine.video.source import demux, fail, open_video, video_stream
+from spava_app.engine.video.source import (
+    demux,
+    fail,
+    open_video,
+    rational,
+    to_rgb,
+    video_stream,
+)
 
 # A seek throws away the pictures the decoder has in flight; below this many frames it saves none.
 _SEEK_COST = 8
@@ -51,8 +58,8 @@ class VideoReader:
         self._spare: VideoFrame | None = None
         self._open()
         self._may_skip = marks_references(self._stream.codec_context)
-        rate, base = self._stream.average_rate, self._stream.time_base
-        self._near = _SEEK_COST / (rate * base) if rate and base else 0
+        rate, self._base = rational(self._stream.average_rate), rational(self._stream.time_base)
+        self._near = _SEEK_COST / (rate * self._base) if rate and self._base else 0
 
     def close(self) -> None:
         self._container.close()
@@ -72,9 +79,7 @@ class VideoReader:
         if self._source.rotation % 180:
             width, height = height, width
         # Width and height matter only where a stream changes its size on the way.
-        plane = self._converter.reformat(
-            picture, width=width, height=height, format="rgb24", threads=1
-        ).planes[0]
+        plane = to_rgb(self._converter, picture, width, height).planes[0]
         lines = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
         stored = lines[:height, : 3 * width].reshape(height, width, 3)
         np.copyto(out, np.rot90(stored, self._source.rotation // 90))
@@ -101,8 +106,7 @@ class VideoReader:
             if number and self._sound and self._spare is not None:
                 break
         if self._spare is None:
-            base = self._stream.time_base or 1
-            seconds = float((pts - (self._stream.start_time or 0)) * base)
+            seconds = float((pts - (self._stream.start_time or 0)) * (self._base or 1))
             fix = f"nothing up to {seconds:.2f} s can be decoded; copy or convert the file again"
             fail(self._source.name, fix)
         return self._spare, False

@@ -15,7 +15,7 @@ from av.packet import Packet
 from av.video.stream import VideoStream
 
 from spava_app.engine.video.pulse import Pulse
-from spava_app.engine.video.source import demux, fail
+from spava_app.engine.video.source import demux, fail, rational
 
 # 38 hours at 60 frames a second; what is needed per packet is bounded too.
 _MOST_PACKETS = 2**23
@@ -77,7 +77,7 @@ def scan_frames(container: InputContainer, stream: VideoStream, path: str, pulse
         fail(path, "the video stream holds no frames; copy or convert the file again")
     pts, first = np.unique(pts[packets], return_index=True)
     packets = packets[first]
-    time_base = stream.time_base or Fraction(1, 1)
+    time_base = rational(stream.time_base) or Fraction(1)
     last_span = spans[int(packets[-1])] * time_base or _typical_span(pts, time_base, stream)
     return Scan(pts, flag[packets] == 1, time_base, last_span)
 
@@ -99,7 +99,7 @@ def check_whole(container: InputContainer, path: str, end: Fraction, pulse: Puls
             pulse.beat()
             if packet.size and packet.time_base and packet.dts is not None:
                 stamp = max(packet.dts, packet.pts or packet.dts) + (packet.duration or 0)
-                end = max(end, stamp * packet.time_base)
+                end = max(end, stamp * rational(packet.time_base))
     except FFmpegError:
         pass
     if says - end > slack:
@@ -115,7 +115,7 @@ def _promised_end(container: InputContainer) -> Fraction:
     match container.format.name.split(",")[0]:
         case "mov":
             ends = [
-                ((stream.start_time or 0) + stream.duration) * stream.time_base
+                ((stream.start_time or 0) + stream.duration) * rational(stream.time_base)
                 for stream in streams
                 if stream.duration and stream.time_base
             ]
@@ -123,7 +123,7 @@ def _promised_end(container: InputContainer) -> Fraction:
         case "matroska":
             return Fraction(container.duration or 0, 10**6)
         case "avi":
-            ends = [s.frames / s.average_rate for s in streams.video if s.average_rate]
+            ends = [s.frames / rational(s.average_rate) for s in streams.video if s.average_rate]
             return max(ends, default=Fraction())
     return Fraction()
 
@@ -141,4 +141,5 @@ def _typical_span(pts: np.ndarray, time_base: Fraction, stream: VideoStream) -> 
     # Matroska need not say how long the last frame stays: as long as the others do.
     if len(pts) > 1:
         return int(np.median(np.diff(pts))) * time_base
-    return 1 / stream.average_rate if stream.average_rate else time_base
+    rate = rational(stream.average_rate)
+    return 1 / rate if rate else time_base

@@ -7,12 +7,15 @@ import os
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, NoReturn
 
 import av
 from av.container import InputContainer
 from av.error import FFmpegError
 from av.stream import Disposition
+from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from spava_app.engine.video.frame_source import Stamp
@@ -26,6 +29,17 @@ _CONTAINERS = (
     "mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,gif,mxf,ivf,rm,nut,wtv,h264,hevc"
 )
 _OPTIONS = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"}
+# What PyAV takes in some versions only, so that all of 16 to 19 do the same.
+# Tags that are not UTF-8 are errors before 19 unless asked otherwise; 19 keeps their bytes.
+_TAGS: dict[str, Any] = {}
+if hasattr(InputContainer, "metadata_errors"):
+    _TAGS["metadata_errors"] = "surrogateescape"
+# 16 always converts pixels in one thread, and later ones when asked to.
+_ONE_THREAD: dict[str, Any] = {"threads": 1}
+try:
+    VideoReformatter().reformat(VideoFrame(16, 16, "gray"), format="rgb24", **_ONE_THREAD)
+except TypeError:
+    _ONE_THREAD = {}
 
 
 @dataclass(frozen=True)
@@ -95,7 +109,7 @@ def open_video(path: str, expected: Stamp | None = None) -> InputContainer:
     check_file(path, expected)
     try:
         # The prefix keeps a colon in a file name from being read as a protocol.
-        return av.open(f"file:{path}", options=dict(_OPTIONS), metadata_errors="ignore")
+        return av.open(f"file:{path}", options=dict(_OPTIONS), **_TAGS)
     except (FFmpegError, OSError):
         fail(path, "this is not a video file, or it is cut short; give an mp4, mkv, webm or avi")
 
@@ -112,6 +126,18 @@ def video_stream(container: InputContainer, path: str) -> VideoStream:
                 fail(path, "no decoder is available for this video; convert it to h264")
             return stream
     fail(path, "the file holds no video stream; give a file that has pictures, not only sound")
+
+
+def to_rgb(converter: VideoReformatter, picture: VideoFrame, width: int, height: int) -> VideoFrame:
+    """A picture as packed RGB of 8 bits, converted in this thread."""
+    return converter.reformat(picture, width, height, format="rgb24", **_ONE_THREAD)
+
+
+def rational(value: Any) -> Fraction:
+    """A time base or rate of the library as a `Fraction`, 0 where it is unset: PyAV before 19 gives
+    a `Fraction` or None, PyAV 19 a type of its own.
+    """
+    return Fraction(value.numerator, value.denominator) if value else Fraction()
 
 
 def demux(container: InputContainer, *streams: VideoStream) -> Iterator[Any]:

@@ -1,5 +1,7 @@
 """Small real videos whose frames can be told apart."""
 
+import math
+import struct
 from fractions import Fraction
 from pathlib import Path
 
@@ -33,17 +35,31 @@ def write_video(
     pix_fmt: str = "yuv420p",
     rotation: int | None = None,
     rate: int = 30,
+    tag: str | None = None,
 ) -> None:
+    """Write a frame per time; `tag` becomes the file's title and the name of its stream."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=rate, options=options or {})
         assert isinstance(stream, VideoStream)
+        if tag is not None:
+            container.metadata["title"] = tag
+            stream.metadata["title"] = stream.metadata["handler_name"] = tag
         stream.width, stream.height = size
         stream.pix_fmt = pix_fmt
         stream.time_base = stream.codec_context.time_base = time_base
-        if rotation is not None:
-            stream.set_display_rotation(rotation)
         for number, time in enumerate(times):
             frame = av.VideoFrame.from_ndarray(picture(number, *size), format="rgb24")
             frame.pts, frame.time_base = time, time_base
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
+    if rotation is not None:
+        _rotate(path, rotation)
+
+
+def _rotate(path: Path, degrees: int) -> None:
+    """Write the display matrix of an mp4 file, since not every PyAV can."""
+    data = bytearray(path.read_bytes())
+    # Behind the header's name, version, five fields, and 16 bytes of others; 16.16 fixed point.
+    cos, sin = (round(f(math.radians(degrees))) * 2**16 for f in (math.cos, math.sin))
+    struct.pack_into(">iiiii", data, data.index(b"tkhd") + 44, cos, -sin, 0, sin, cos)
+    path.write_bytes(data)

@@ -99,6 +99,19 @@ def test_odd_sizes(size, tmp_path, sequential):
     assert (info.width, info.height) == size
 
 
+@pytest.mark.parametrize("ending", ["mp4", "mkv", "avi"])
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1251", "shift-jis"])
+def test_tags_that_are_not_utf8(ending, encoding, tmp_path, sequential):
+    path, tag = tmp_path / f"old.{ending}", "a tag in ASCII"
+    codec = "mpeg4" if ending == "avi" else "libx264"
+    write_video(path, list(range(5)), Fraction(1, 25), codec=codec, tag=tag)
+    truth, data = sequential(path), path.read_bytes()
+    assert data.count(tag.encode()) >= 2  # of the file, and of the stream
+    title = {"latin-1": "Café del Mar", "cp1251": "Привет, мир", "shift-jis": "テスト"}[encoding]
+    path.write_bytes(data.replace(tag.encode(), title.encode(encoding).ljust(len(tag))))
+    assert check(path, lambda _: truth, num_frames=3).num_frames == 5
+
+
 @pytest.mark.parametrize(("ending", "codec"), [("mp4", "h264"), ("mkv", "vp9"), ("avi", "mpeg4")])
 def test_one_frame(ending, codec, tmp_path, sequential):
     path = tmp_path / f"one.{ending}"

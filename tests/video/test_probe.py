@@ -148,7 +148,7 @@ def test_a_cover_picture_is_no_video(tmp_path):
         assert isinstance(cover, VideoStream)
         cover.width = cover.height = 16
         cover.pix_fmt = "yuvj420p"
-        cover.disposition = Disposition.attached_pic
+        cover.disposition = Disposition.attached_pic.value
         image = av.VideoFrame.from_ndarray(np.zeros((16, 16, 3), np.uint8), format="rgb24")
         container.mux(cover.encode(image.reformat(format="yuvj420p")))
         container.mux(cover.encode())
