@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from spava_app.engine.models.published import Rows
 from spava_app.engine.models.qwen2_5_vl import VisionConfig
 from spava_app.engine.models.registry import Model, empty_model
+from spava_app.errors import CheckpointError
 
 STD = 0.02
 SHARD_BYTES = 5 * 2**30
@@ -47,6 +48,13 @@ def random_model(
     return model.eval().requires_grad_(requires_grad=False)
 
 
+def check_empty(folder: Path) -> None:
+    """Raise CheckpointError for a folder with something in it, which might be a real model."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        fix = "is not empty; name a new folder for the random weights"
+        raise CheckpointError("checkpoint", str(folder), fix)
+
+
 def write_random_checkpoint(
     config: Mapping[str, Any],
     folder: Path,
@@ -63,9 +71,11 @@ def write_random_checkpoint(
         shard_bytes: size of a file, and what is held in memory at a time.
 
     Raises:
-        CheckpointError: an architecture that is not known, or settings that are not supported.
+        CheckpointError: an architecture that is not known, settings that are not supported, or a
+            folder with something in it.
     """
     device = torch.device(device)
+    check_empty(folder)
     model = empty_model(config, str(folder)).to(dtype)
     generator = torch.Generator(device).manual_seed(seed)
     table = model.published()

@@ -29,6 +29,7 @@ from spava_app.engine.models.geometries import GEOMETRIES
 from spava_app.engine.random_checkpoint import write_random_checkpoint
 from spava_app.engine.video.bench_clip import repeat, write_minute
 from spava_app.errors import SpavaError
+from spava_app.output_file import JsonFile, add_json_option
 from spava_app.session import EMBEDDED
 
 QUESTION = "What happens in the video?"
@@ -56,21 +57,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
             rows: list[dict[str, Any]] = []
             for row in _rows(str(model), video, options):
                 rows.append(row)
-                _write(found, options, rows)  # each time: what comes may be cut short
+                # Each time: what comes may be cut short.
+                if code := options.json.save(_report(found, options, rows)):
+                    return code
         except SpavaError as error:
             sys.stderr.write(f"{error}\n")
             return error.exit_code
     return 0
 
 
-def _write(
+def _report(
     found: dict[str, Any], options: argparse.Namespace, rows: Sequence[dict[str, Any]]
-) -> None:
-    if options.json is not None:
-        settings = {name: value for name, value in vars(options).items() if name != "json"}
-        settings["checkpoint"] = str(settings["checkpoint"] or "")
-        whole = {"versions": found, **settings, "rows": rows}
-        options.json.write_text(json.dumps(whole, indent=1) + "\n")
+) -> dict[str, Any]:
+    settings = {name: it for name, it in vars(options).items() if name not in {"json", "force"}}
+    settings["checkpoint"] = str(settings["checkpoint"] or "")
+    return {"versions": found, **settings, "rows": rows}
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -90,8 +91,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--height", type=int, default=360, help="of its frames, 16:9; default: %(default)s")
     add("--rate", type=int, default=30, help="of its frames; default: %(default)s")
     add("--device", choices=["cpu", "cuda"], default="cuda" if on_gpu else "cpu")
-    add("--json", type=Path, metavar="FILE", help="also write the results there")
+    add_json_option(parser)
     options = parser.parse_args(arguments)
+    options.json = JsonFile(parser, options)
     numbers = (*options.ranks, *options.frames, options.minutes, options.rate, options.new_tokens)
     numbers += (options.repeats,)
     if min(numbers) < 1 or options.height < 64 or options.height % 2:

@@ -8,13 +8,11 @@ query-key pairs that the mask leaves.
 """
 
 import argparse
-import json
 import platform
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import distributions
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -23,6 +21,7 @@ from spava_app.errors import SpavaError
 from spava_app.kernels.attention import BACKENDS, attention, choose_backend, visible_pairs
 from spava_app.kernels.layer_share import layer_share
 from spava_app.kernels.stopwatch import Timing, time_call
+from spava_app.output_file import JsonFile, add_json_option
 
 K = 1024
 HEADS = ((28, 4), (16, 2), (32, 8))  # Qwen2.5-VL 7B and 3B, Llama 3 8B
@@ -79,7 +78,7 @@ class Matmul:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run, print tables and write `--json`; 2 for options that cannot be used, else 0."""
-    options, path = parse(arguments)
+    options, file = parse(arguments)
     found = versions(options.device)
     say(", ".join(f"{name} {value}" for name, value in found.items() if value))
     try:
@@ -87,16 +86,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SpavaError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
-    if path is not None:
-        path.write_text(json.dumps(report, indent=1) + "\n")
-    return 0
+    return file.save(report)
 
 
-def parse(arguments: Sequence[str] | None) -> tuple[Options, Path | None]:
+def parse(arguments: Sequence[str] | None) -> tuple[Options, JsonFile]:
     on_gpu = torch.cuda.is_available()
     parser = argparse.ArgumentParser(prog="python -m spava_app.kernels.bench", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results there")
+    add_json_option(parser)
     parser.add_argument(
         "--device", default="cuda" if on_gpu else "cpu", help="default: %(default)s"
     )
@@ -129,7 +126,8 @@ def parse(arguments: Sequence[str] | None) -> tuple[Options, Path | None]:
         parser.error("--divide and --runs must be at least 1")
     device = torch.device(given.device)
     dtype = getattr(torch, given.dtype)
-    return Options(device, dtype, given.divide, given.runs, tuple(given.backends)), given.json
+    options = Options(device, dtype, given.divide, given.runs, tuple(given.backends))
+    return options, JsonFile(parser, given)
 
 
 def versions(device: torch.device) -> dict[str, str | int | None]:

@@ -9,7 +9,6 @@ pair, head and channel.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from spava_app.engine.bench.group import measure
 from spava_app.engine.bench.rank import Setup
 from spava_app.engine.models.geometries import GEOMETRIES
 from spava_app.errors import SpavaError
+from spava_app.output_file import JsonFile, add_json_option
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Options:
     setup: Setup
     cases: tuple[str, ...]
     checkpoint: Path | None
-    json: Path | None
+    json: JsonFile
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,9 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SpavaError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
-    if options.json is not None:
-        options.json.write_text(json.dumps(report, indent=1) + "\n")
-    return 0
+    return options.json.save(report)
 
 
 def parse(arguments: Sequence[str] | None) -> Options:
@@ -87,7 +85,7 @@ def parse(arguments: Sequence[str] | None) -> Options:
     )
     add("--new-tokens", type=int, default=8, metavar="N", help="default: %(default)s")
     add("--profile", type=int, default=0, metavar="N", help="also list the N longest kernels")
-    add("--json", type=Path, metavar="FILE", help="also write the results there")
+    add_json_option(parser)
     given = parser.parse_args(arguments)
     cases = list(given.case)
     if one := given.geometry or given.model:
@@ -98,7 +96,7 @@ def parse(arguments: Sequence[str] | None) -> Options:
         parser.error("--ranks and --new-tokens must be at least 1")
     dtype = getattr(torch, given.dtype)
     setup = Setup(given.ranks, given.device, dtype, given.new_tokens, given.profile)
-    return Options(setup, tuple(cases), given.checkpoint, given.json)
+    return Options(setup, tuple(cases), given.checkpoint, JsonFile(parser, given))
 
 
 if __name__ == "__main__":

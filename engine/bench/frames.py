@@ -47,6 +47,7 @@ from spava_app.engine.video.bench_clip import repeat, write_minute
 from spava_app.engine.video.pixel_config import PixelConfig
 from spava_app.engine.video.ring import PREFETCH_BYTES
 from spava_app.engine.video.stream import num_processes, stream_units
+from spava_app.output_file import JsonFile, add_json_option
 
 EMBEDDED = Path(spava_app.__file__).parent / "assets" / "spava-tiny-vl"
 # Frames keep their size, whatever a checkpoint's own limits are.
@@ -75,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results there")
+    add_json_option(parser)
     parser.add_argument("--ranks", type=int, nargs="+", default=[1], help="default: %(default)s")
     parser.add_argument("--minutes", type=int, default=60, help="default: %(default)s")
     parser.add_argument("--height", type=int, default=360, help="16:9; default: %(default)s")
@@ -90,6 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--minutes, --rate, --ranks and --fps must be positive")
     if options.height < 64 or options.height % 2:
         parser.error("--height must be even, and at least 64")
+    file = JsonFile(parser, options)
     found = versions(options.device)
     say(", ".join(f"{name} {value}" for name, value in found.items() if value))
     with tempfile.TemporaryDirectory(prefix="spava-bench-") as folder:
@@ -97,11 +99,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(f"{media.num_units * 2} frames of {options.minutes} min at {options.height} p")
         vision = _vision(options.geometry)
         rows = [_measure(media, vision, options.device, ranks) for ranks in options.ranks]
-    if options.json is not None:
-        settings = {name: value for name, value in vars(options).items() if name != "json"}
-        whole = {"versions": found, **settings, **made, "rows": rows, "tokens": media.num_tokens}
-        options.json.write_text(json.dumps(whole, indent=1) + "\n")
-    return 0
+    settings = {name: it for name, it in vars(options).items() if name not in {"json", "force"}}
+    whole = {"versions": found, **settings, **made, "rows": rows, "tokens": media.num_tokens}
+    return file.save(whole)
 
 
 def _vision(geometry: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import torch
 from spava_app.engine.bench import report
 from spava_app.engine.bench.cases import Case
 from spava_app.engine.bench.rank import Setup, serve
-from spava_app.engine.random_checkpoint import write_random_checkpoint
+from spava_app.engine.random_checkpoint import check_empty, write_random_checkpoint
 from spava_app.errors import EngineDown
 
 
@@ -33,6 +33,8 @@ def measure(setup: Setup, cases: Sequence[Case], *, write_first: bool) -> dict[s
     whole = {"versions": found, **asdict(setup), "dtype": str(setup.dtype).removeprefix("torch.")}
     if write_first:
         folders = {case.folder: case for case in cases if case.folder is not None}
+        for folder in folders:
+            check_empty(folder)
         whole["written"] = [_write(folder, case, setup) for folder, case in folders.items()]
     return whole | _put_together(setup, cases)
 

@@ -9,11 +9,9 @@ see each other; elementwise work counts as time only.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -33,6 +31,7 @@ from spava_app.engine.models.vision_shapes import (
 from spava_app.kernels.bench import measure_matmul, say, versions
 from spava_app.kernels.fused import load
 from spava_app.kernels.stopwatch import Timing, time_call
+from spava_app.output_file import JsonFile, add_json_option
 
 TILES_PER_CALL = 64
 
@@ -71,20 +70,18 @@ class Row:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run, print a table and write `--json`; 0, or 2 for options that cannot be used."""
-    options, path = parse(arguments)
+    options, file = parse(arguments)
     report = measure(options)
-    if path is not None:
-        path.write_text(json.dumps(report, indent=1) + "\n")
-    return 0
+    return file.save(report)
 
 
-def parse(arguments: Sequence[str] | None) -> tuple[Options, Path | None]:
+def parse(arguments: Sequence[str] | None) -> tuple[Options, JsonFile]:
     on_gpu = torch.cuda.is_available()
     parser = argparse.ArgumentParser(
         prog="python -m spava_app.engine.models.vision_bench", description=__doc__
     )
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results there")
+    add_json_option(parser)
     parser.add_argument(
         "--device", default="cuda" if on_gpu else "cpu", help="default: %(default)s"
     )
@@ -107,7 +104,7 @@ def parse(arguments: Sequence[str] | None) -> tuple[Options, Path | None]:
     if given.divide < 1 or (given.runs is not None and given.runs < 1):
         parser.error("--divide and --runs must be at least 1")
     device, dtype = torch.device(given.device), getattr(torch, given.dtype)
-    return Options(device, dtype, given.divide, given.runs), given.json
+    return Options(device, dtype, given.divide, given.runs), JsonFile(parser, given)
 
 
 @torch.no_grad()

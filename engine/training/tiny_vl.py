@@ -31,6 +31,7 @@ from spava_app.engine.training.curriculum import Curriculum, learning_rate
 from spava_app.engine.training.packing import QuestionTable
 from spava_app.engine.training.tiny_assets import ASSETS, model_config
 from spava_app.engine.weights import save_checkpoint
+from spava_app.output_file import EXISTS
 
 logger = logging.getLogger(__name__)
 
@@ -250,7 +251,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--units-per-step", type=int, default=4096)
     parser.add_argument("--max-units", type=int, default=640)
-    options = Options(**vars(parser.parse_args(arguments)))
+    parser.add_argument("--force", action="store_true", help="overwrite weights that are there")
+    given = vars(parser.parse_args(arguments))
+    if (weights := given["out"] / "model.safetensors").exists() and not given["force"]:
+        parser.error(f"{weights} {EXISTS}")
+    options = Options(**{name: value for name, value in given.items() if name != "force"})
     logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
     torch.set_float32_matmul_precision("high")
     options.out.mkdir(parents=True, exist_ok=True)

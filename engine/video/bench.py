@@ -9,7 +9,6 @@ one way may add up to more than its total, because decoding runs ahead of prepro
 """
 
 import argparse
-import json
 import os
 import platform
 import statistics
@@ -35,6 +34,7 @@ from spava_app.engine.video.bench_ways import (
     run_transformers_decoding,
 )
 from spava_app.errors import SpavaError
+from spava_app.output_file import JsonFile, add_json_option
 
 OURS, THEIRS = "spava, 1 rank", "transformers"
 
@@ -64,9 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SpavaError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
-    if options.json is not None:
-        options.json.write_text(json.dumps(report, indent=1) + "\n")
-    return 0
+    return options.json.save(report)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -75,7 +73,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results there")
+    add_json_option(parser)
     parser.add_argument("--minutes", type=int, default=10, help="default: %(default)s")
     parser.add_argument("--height", type=int, default=1080, help="width follows, 16:9")
     parser.add_argument("--frames", type=int, default=64, help="default: %(default)s")
@@ -91,6 +89,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     least = (given.minutes, given.frames, given.rounds, given.threads, *given.key_every)
     if min(least) < 1 or given.height < 64 or given.height % 36:
         parser.error("numbers must be positive, --height a multiple of 36")
+    given.json = JsonFile(parser, given)
     return given
 
 

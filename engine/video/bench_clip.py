@@ -8,6 +8,8 @@ import av
 import numpy as np
 from av.video.stream import VideoStream
 
+from spava_app.engine.video.encoding import add_h264
+
 # How far the camera moves from frame to frame, in pixels, and how many levels of grain it adds.
 _PAN = (2, 5)
 _GRAIN = 6
@@ -20,9 +22,7 @@ def write_minute(path: Path, *, size: tuple[int, int], fps: int, key_every: int)
     height, width = size
     with av.open(str(path), "w") as container:
         options = {"preset": "faster", "crf": "23", "sc_threshold": "0", "keyint_min": "1"}
-        stream = container.add_stream("libx264", rate=fps, options=options)
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        stream.codec_context.gop_size = key_every
+        stream = add_h264(container, size, fps, key_every=key_every, **options)
         for number, rgb in enumerate(_scene(height, width, 60 * fps)):
             frame = av.VideoFrame.from_ndarray(rgb, format="rgb24")
             frame.pts, frame.time_base = number, Fraction(1, fps)

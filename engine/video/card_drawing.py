@@ -10,7 +10,6 @@ import math
 from dataclasses import dataclass, fields
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 # Eight colours that stay apart after 4:2:0 chroma subsampling and a coarse quantiser.
@@ -138,9 +137,23 @@ def _background(look: Look, times: Tensor, side: int) -> Tensor:
     rate, phase = look.noise_beat.unbind(-1)
     weights = torch.cos(times[..., None] * rate[:, None] + phase[:, None])
     low = 0.45 + torch.einsum("bfk,bkchw->bfchw", weights, look.noise)
-    low = low.clamp(0.05, 0.80).flatten(0, 1)
-    frames = F.interpolate(low, size=(side, side), mode="bilinear", align_corners=False)
-    return frames.unflatten(0, times.shape)
+    return _enlarged(_enlarged(low.clamp(0.05, 0.80), side, -2), side, -1)
+
+
+def _enlarged(low: Tensor, side: int, dim: int) -> Tensor:
+    """Linear interpolation of cells along one dimension to `side` pixels.
+
+    `torch.nn.functional.interpolate` does the same, in another order of operations where there is
+    one thread than where there are several.
+    """
+    cells = low.shape[dim]
+    place = (torch.arange(side, device=low.device) + 0.5) * (cells / side) - 0.5
+    place = place.clamp(0, cells - 1)
+    first = place.long().clamp(max=cells - 2)
+    share = place - first
+    if dim == -2:
+        share = share[:, None]
+    return torch.lerp(low.index_select(dim, first), low.index_select(dim, first + 1), share)
 
 
 def _shapes(

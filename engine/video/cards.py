@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from random import Random
-from secrets import token_hex
 
 import torch
 
 from spava_app.engine.video.card_drawing import COLORS, draw, random_look
+from spava_app.engine.video.card_mark import CARD_COMMENT
 from spava_app.errors import InvalidInput, finite_number, needed_count, plain_number
+from spava_app.output_file import output_file
 
 SHORTEST, LONGEST = 3.0, 6.0  # seconds a card shows
 GAP = 1.0  # least seconds between two cards
@@ -103,18 +104,22 @@ def draw_frames(scene: CardScene, times: torch.Tensor, size: int) -> torch.Tenso
     return draw(look, colors, digits, shown[None], times[None], size)[0]
 
 
-def write_video(scene: CardScene, path: str | Path, *, size: int = 224, fps: int = 10) -> None:
+def write_video(
+    scene: CardScene, path: str | Path, *, size: int = 224, fps: int = 10, force: bool = False
+) -> None:
     """Encode a scene as an H.264 mp4, one short run of frames at a time. There is a file under that
-    name once it is whole.
+    name once it is whole; the same scene gives the same bytes.
 
     Args:
         scene: what to show.
         path: the file to write.
         size: frame side in pixels, even.
         fps: frames per second.
+        force: whether a file that exists is overwritten.
 
     Raises:
         InvalidInput: an odd or non-positive size, or a rate that leaves no frame.
+        FileExistsError: there is a file of that name.
         OSError: it cannot be written.
     """
     if size < 16 or size % 2:
@@ -122,27 +127,21 @@ def write_video(scene: CardScene, path: str | Path, *, size: int = 224, fps: int
     num_frames = round(scene.seconds * fps)
     if num_frames < 1:
         raise InvalidInput("fps", fps, f"gives no frame in {scene.seconds:g} s: raise it")
-    path = Path(path).resolve()  # what a link leads to, and not the link, is replaced
-    if path.exists():
-        path.open("r+b").close()  # a folder is told now, as a file that may not be written
-    beside = path.with_name(f".spava-{token_hex(4)}{path.suffix}")
-    try:
+    with output_file(path, force=force) as beside:
         _encode(scene, beside, num_frames, size, fps)
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
 
 
 def _encode(scene: CardScene, path: Path, num_frames: int, size: int, fps: int) -> None:
     # Training draws the same cards on machines without PyAV.
     import av
 
+    from spava_app.engine.video.encoding import add_h264
+
     with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
-        stream = container.add_stream("libx264", rate=fps, options={"preset": "veryfast"})
-        stream.width = stream.height = size
-        stream.pix_fmt = "yuv420p"
-        stream.codec_context.gop_size = KEY_FRAME_EVERY
+        container.metadata["comment"] = CARD_COMMENT
+        stream = add_h264(
+            container, (size, size), fps, key_every=KEY_FRAME_EVERY, preset="veryfast"
+        )
         stream.codec_context.time_base = Fraction(1, fps)
         for start in range(0, num_frames, CHUNK_FRAMES):
             index = torch.arange(start, min(start + CHUNK_FRAMES, num_frames))

@@ -9,6 +9,7 @@ from typing import Any
 from av.error import FFmpegError
 from av.video.frame import VideoFrame
 
+from spava_app.engine.video.card_mark import is_card_video
 from spava_app.engine.video.picture import FORMATS, picture_size
 from spava_app.engine.video.pulse import Pulse
 from spava_app.engine.video.scan import check_whole, scan_frames
@@ -81,7 +82,7 @@ def _look_at_video(path: str, pulse: Pulse) -> tuple[dict[str, Any], bytes]:
     before = stamp(path)
     with open_video(path) as container:
         stream = video_stream(container, path)
-        codec = stream.codec_context.name
+        codec, cards = stream.codec_context.name, is_card_video(container.metadata)
         pulse.beat()
         scan = scan_frames(container, stream, path, pulse)
     with open_video(path) as container:
@@ -96,6 +97,7 @@ def _look_at_video(path: str, pulse: Pulse) -> tuple[dict[str, Any], bytes]:
         "stamp": before,
         "shape": shape[::-1] if rotation % 180 else shape,
         "codec": codec,
+        "cards": cards,
         "rotation": rotation,
         "time_base": scan.time_base.as_integer_ratio(),
         "last_span": scan.last_span.as_integer_ratio(),

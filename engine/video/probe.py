@@ -30,6 +30,7 @@ class VideoInfo:
         rotation: degrees counter-clockwise, 0, 90, 180 or 270, that stored pictures are turned by.
         index: when each frame is shown and which are key frames.
         stamp: the file's size and time of last change.
+        cards: whether it is a video of `cards`, told by the comment in its container.
     """
 
     path: str
@@ -41,6 +42,7 @@ class VideoInfo:
     rotation: int
     index: FrameIndex
     stamp: Stamp = (0, 0)
+    cards: bool = False
 
     @property
     def num_frames(self) -> int:
@@ -136,4 +138,5 @@ def _video(path: str, facts: dict[str, Any], payload: bytes) -> VideoInfo:
     return VideoInfo(
         *(path, width, height, index.duration, fps, facts["codec"], facts["rotation"], index),
         stamp=tuple(facts["stamp"]),
+        cards=facts["cards"],
     )

@@ -7,6 +7,7 @@ import typer
 
 from spava_app.commands.groups import OutputGroup
 from spava_app.errors import InvalidInput
+from spava_app.output_file import EXISTS, check_output
 from spava_app.terminal import Stages, format_moment, print_json
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ def synth(
     seconds: Seconds = 300,
     cards: Annotated[int, typer.Option(help="How many cards show, each in its own colour.")] = 5,
     seed: Seed = 0,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite OUT.mp4 if it exists.")] = False,
 ) -> None:
     """Write a synthetic card video, with a right answer for every question about it.
 
@@ -36,6 +38,8 @@ def synth(
         raise InvalidInput("OUT", out, "name a file that ends in .mp4")
     if not path.parent.is_dir():
         raise InvalidInput("OUT", out, "its folder does not exist: make it first")
+    if not path.is_dir():
+        check_output("OUT", out, force=force)
     with Stages() as stages:
         stages.begin("load")
         from spava_app.engine.video.cards import random_scene, write_video
@@ -43,7 +47,9 @@ def synth(
         scene = random_scene(seconds, cards, seed)
         stages.begin("write video")
         try:
-            write_video(scene, path)
+            write_video(scene, path, force=force)
+        except FileExistsError:  # it appeared while the video was made
+            raise InvalidInput("OUT", out, EXISTS) from None
         except OSError as error:
             # Not all of it: it names the file beside it that is written first.
             why = error.strerror or error

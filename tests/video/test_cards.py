@@ -1,4 +1,12 @@
-"""Card videos show what their scene says, when it says."""
+"""Card videos show what their scene says, when it says; the same scene gives the same file, and no
+other file is lost by it.
+"""
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import av
 import pytest
@@ -7,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spava_app.engine.video import cards
+from spava_app.engine.video.bench_clip import write_minute
 from spava_app.engine.video.card_drawing import COLORS, DIGITS, draw, random_look
 from spava_app.engine.video.cards import (
     GAP,
@@ -18,6 +27,7 @@ from spava_app.engine.video.cards import (
     random_scene,
     write_video,
 )
+from spava_app.engine.video.probe import probe
 from spava_app.errors import InvalidInput
 
 
@@ -125,7 +135,7 @@ def test_a_video_that_is_not_finished_leaves_what_was_there(tmp_path, monkeypatc
         if before:
             path.write_bytes(before)
         with pytest.raises(type(error)):
-            write_video(scene, path, size=32)
+            write_video(scene, path, size=32, force=True)
         assert [file.read_bytes() for file in tmp_path.iterdir()] == [before] * bool(before)
 
 
@@ -133,7 +143,10 @@ def test_a_video_replaces_a_file_through_a_link_and_never_a_folder(tmp_path):
     scene, link, file = random_scene(5, 1, 0), tmp_path / "link.mp4", tmp_path / "file.mp4"
     file.write_bytes(b"an older video")
     link.symlink_to(file)
-    write_video(scene, link, size=32)
+    with pytest.raises(FileExistsError):
+        write_video(scene, link, size=32)
+    assert file.read_bytes() == b"an older video"
+    write_video(scene, link, size=32, force=True)
     assert link.is_symlink()
     assert file.stat().st_size > 1000
     assert sorted(tmp_path.iterdir()) == [file, link]
@@ -141,8 +154,94 @@ def test_a_video_replaces_a_file_through_a_link_and_never_a_folder(tmp_path):
     (tmp_path / "plain").touch()
     assert file.stat().st_mode == (tmp_path / "plain").stat().st_mode
     (tmp_path / "folder.mp4").mkdir()
-    with pytest.raises(IsADirectoryError):
-        write_video(scene, tmp_path / "folder.mp4", size=32)
+    for force in (True, False):
+        with pytest.raises(IsADirectoryError):
+            write_video(scene, tmp_path / "folder.mp4", size=32, force=force)
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_file_that_appears_while_a_video_is_made_is_not_lost(tmp_path, monkeypatch, links):
+    scene, path = random_scene(20, 1, 0), tmp_path / "cards.mp4"
+
+    def interfere(scene, times, size):
+        if times[0] > 5:
+            path.write_bytes(b"another's video")
+        return draw_frames(scene, times, size)
+
+    def refuse(*_):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(cards, "draw_frames", interfere)
+    if not links:  # as on a FAT file system
+        monkeypatch.setattr(os, "link", refuse)
+    with pytest.raises(FileExistsError):
+        write_video(scene, path, size=32)
+    assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"another's video"]
+    monkeypatch.undo()
+    if not links:
+        monkeypatch.setattr(os, "link", refuse)
+    write_video(scene, tmp_path / "free.mp4", size=32)
+    assert len(list(tmp_path.iterdir())) == 2
+    assert (tmp_path / "free.mp4").stat().st_size > 1000
+
+
+WRITE = """
+import os, sys
+from pathlib import Path
+os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(sys.argv[1])])
+from spava_app.engine.video.bench_clip import write_minute
+from spava_app.engine.video.cards import random_scene, write_video
+write_video(random_scene(15, 3, 0), sys.argv[2])
+write_minute(Path(sys.argv[3]), size=(180, 320), fps=2, key_every=50)
+"""
+
+
+def test_the_same_seed_writes_the_same_bytes_in_every_process(tmp_path):
+    """With any number of cores and threads, and whatever was in memory before."""
+    made: list[list[bytes]] = []
+    for cores, threads, before in (("1", "1", "85"), ("2", "3", "170")):
+        files = [tmp_path / f"{kind}-{threads}.mp4" for kind in ("cards", "clip")]
+        environment = os.environ | {"OMP_NUM_THREADS": threads, "MALLOC_PERTURB_": before}
+        words = [sys.executable, "-c", WRITE, cores, *map(str, files)]
+        subprocess.run(words, env=environment, check=True, timeout=120)
+        made.append([file.read_bytes() for file in files])
+    for same in zip(*made, strict=True):
+        assert len(set(same)) == 1
+
+
+def test_drawing_does_not_depend_on_the_number_of_threads():
+    scene, times = random_scene(30, 5, 1), torch.arange(64) / 4
+    threads = torch.get_num_threads()
+    try:
+        drawn = []
+        for number in (1, 2, 3):
+            torch.set_num_threads(number)
+            drawn.append(draw_frames(scene, times, 224))
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(drawn[0], drawn[1])
+    assert torch.equal(drawn[0], drawn[2])
+
+
+def copied(source: Path, target: Path) -> Path:
+    """The packets and tags of a video in another container, as `ffmpeg -c copy` copies them."""
+    with av.open(str(source)) as old, av.open(str(target), "w") as new:
+        new.metadata.update(old.metadata)
+        stream = new.add_stream_from_template(old.streams.video[0])
+        for packet in old.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                new.mux(packet)
+    return target
+
+
+def test_a_card_video_is_told_from_others_also_as_a_copy(tmp_path):
+    own, other = tmp_path / "cards.mp4", tmp_path / "other.mp4"
+    write_video(random_scene(5, 1, 0), own, size=32)
+    write_minute(other, size=(64, 64), fps=1, key_every=10)
+    copies = [copied(own, tmp_path / f"copy.{kind}") for kind in ("mp4", "mkv", "mov")]
+    assert all(probe(path).cards for path in (own, *copies))
+    assert not probe(other).cards
 
 
 def test_drawing_is_deterministic_and_looks_alike_at_every_size():
