@@ -2,8 +2,8 @@
 in order.
 
 Messages are objects with one key that names them: from the driver `request` and `cancel`; from a
-worker `ready`, `alive`, `stage`, `token`, `result`, `error` or `peer_failed`. Nothing is unpickled
-on either side.
+worker `ready`, `alive`, `stage`, `token`, `result`, `error` or `peer_failed`, and `fault` before it
+ends of an internal error. Nothing is unpickled on either side.
 """
 
 import json
@@ -14,10 +14,11 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from spava_app import errors
-from spava_app.errors import EngineError, InvalidInput, SpavaError
+from spava_app.errors import EngineError, InternalError, InvalidInput, SpavaError
 
 # Longer than any message there is; what claims to be more is no message.
 _LONGEST = 2**28
+_OF_INTERNAL = ("where", "cause", "traceback")
 
 
 def send(connection: Connection, message: dict[str, Any]) -> None:
@@ -48,6 +49,8 @@ def encode_error(error: SpavaError) -> dict[str, Any]:
     detail = {"type": type(error).__name__, "message": str(error)}
     if isinstance(error, InvalidInput):
         detail |= {"field": error.field, "value": _plain(error.value), "fix": error.fix}
+    elif isinstance(error, InternalError):
+        detail |= {name: getattr(error, name) for name in _OF_INTERNAL}
     return {"error": detail}
 
 
@@ -55,9 +58,13 @@ def decode_error(detail: dict[str, Any]) -> SpavaError:
     """The error that `encode_error` was given; one of a type unknown here becomes an
     `EngineError`.
     """
-    kind = getattr(errors, detail["type"], EngineError)
+    kind = getattr(errors, detail["type"], None)
+    if not (isinstance(kind, type) and issubclass(kind, SpavaError)):
+        kind = EngineError
     if issubclass(kind, InvalidInput):
         return kind(detail["field"], detail["value"], detail["fix"])
+    if issubclass(kind, InternalError):
+        return kind(*(detail[name] for name in _OF_INTERNAL))
     return kind(detail["message"])
 
 

@@ -3,6 +3,8 @@
 import signal
 from pathlib import Path
 
+from spava_app.errors import EngineDown, EngineError, OutOfMemory
+
 # The exit code of a rank that failed in a collective because another rank was gone.
 LOST_PEER = 3
 # What torch and oneDNN, C++, Python's threads, the C library and CUDA's libraries say when they get
@@ -26,6 +28,12 @@ def memory_was_refused(text: str) -> bool:
     return any(phrase in text for phrase in _REFUSED)
 
 
+def start_error(process: str, error: Exception) -> EngineError:
+    """What the operating system's refusal to start a process is reported as."""
+    refused = memory_was_refused(str(error))
+    return (OutOfMemory if refused else EngineDown)(f"{process} cannot be started: {error}")
+
+
 def how_it_ended(code: int | None) -> str:
     """An exit code of `subprocess` in words: negative ones are signals; None where the process that
     started it is gone too.
@@ -40,6 +48,14 @@ def how_it_ended(code: int | None) -> str:
         return f"was ended by {signal.Signals(-code).name}"
     except ValueError:
         return f"was ended by signal {-code}"
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a process stands still because somebody stopped it; False where that is not known."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in {"T", "t"}
+    except (OSError, IndexError):
+        return False
 
 
 def oom_kills() -> int:

@@ -1,9 +1,10 @@
 """The driver's side of the engine: starts one worker per rank, sends requests, supervises.
 
 A request that fails for its input leaves the workers up. Anything else (a dead or silent worker)
-stops them all and raises `EngineDown`; the next request starts a fresh group.
+stops them all and raises `EngineDown`, or what else it was; the next request starts a fresh group.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,7 +18,9 @@ from spava_app.engine.request import Request
 from spava_app.engine.settings import WorkerSettings
 from spava_app.engine.turns import Turns
 from spava_app.engine.video.damage import Noted, described
-from spava_app.errors import Cancelled, EngineDown, InvalidInput
+from spava_app.errors import Cancelled, EngineDown, InvalidInput, SpavaError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,8 @@ class Engine:
         """The group that is up, or a new one."""
         group = self._group
         if group is not None and group.lost():
-            self._drop(group)  # a worker died while nobody asked anything
+            logger.warning("a worker has ended while idle: starting new workers")
+            self._drop(group)
             group = None
         if group is not None:
             return group
@@ -138,7 +142,9 @@ class Engine:
         try:
             self._check_open(since)  # from here on `close` sees the group
             group.start()
-        except BaseException:
+        except BaseException as error:
+            why = error if isinstance(error, SpavaError) else type(error).__name__
+            logger.warning("the workers did not start: %s", why)
             self._drop(group)
             if self.closings != since:
                 self._launcher.close()  # what a start that came too late has opened again
@@ -173,6 +179,8 @@ class Engine:
             InvalidInput: the input cannot be served; the engine stays up.
             Cancelled: before there was a token; the engine stays up.
             OutOfMemory: what a request needs does not fit; the next call starts a new group.
+            InternalError: a worker or a decoder process met a fault of this program; the next call
+                starts a new group where that is needed.
             EngineDown: a worker died or hung, or the engine was closed; the next call starts a new
                 group.
         """
@@ -199,9 +207,11 @@ class Engine:
                 on_message=on_message,
                 cancelled=cancelled,
             )
-        except BaseException:
+        except BaseException as error:
             # Not all workers have ended the request (or the callback raised): what they still send
             # must never be read as the answer to the next one.
+            why = error if isinstance(error, SpavaError) else type(error).__name__
+            logger.warning("ending the workers; the next question starts new ones: %s", why)
             self._drop(group)
             raise
         if failure is not None:

@@ -1,5 +1,6 @@
 """The workers of one start, as the driver sees them: told what to do, listened to, and ended."""
 
+import logging
 import signal
 import threading
 import time
@@ -14,7 +15,9 @@ from spava_app.engine.endings import LOST_PEER, how_it_ended, memory_was_refused
 from spava_app.engine.launcher import Ended, Launcher, Meeting, Worker
 from spava_app.engine.settings import WorkerSettings
 from spava_app.engine.watch import GRACE_SECONDS, Watch
-from spava_app.errors import EngineDown, EngineError, OutOfMemory, SpavaError
+from spava_app.errors import EngineDown, InternalError, OutOfMemory, SpavaError
+
+logger = logging.getLogger(__name__)
 
 OnMessage = Callable[[str, Any], None]
 
@@ -55,8 +58,10 @@ class Group:
         Raises:
             CheckpointError: the model cannot be loaded.
             OutOfMemory: it does not fit.
+            InternalError: a worker met a fault of this program.
             EngineDown: a worker died or hung, or the group was ended meanwhile.
         """
+        began = time.monotonic()
         self._oom_kills = oom_kills()
         meeting = self._meeting = self._launcher.meeting()
         settings = replace(self._settings, rendezvous=meeting.init_method, scratch=meeting.scratch)
@@ -68,6 +73,8 @@ class Group:
         _, failure = self.collect("ready", starting, lambda name, value: None)
         if failure is not None:
             raise failure
+        size, took = settings.world_size, time.monotonic() - began
+        logger.info("model %s loaded on %d ranks in %.1f s", settings.model, size, took)
 
     def lost(self) -> bool:
         """Whether a worker has ended."""
@@ -142,6 +149,8 @@ class Group:
                 watched.heard(rank, name, value)
                 if name in {final, "peer_failed"}:
                     answers[rank] = value
+                elif name == "fault":
+                    raise self._fault(rank, value, watched.stages[rank])
                 elif name == "error":
                     answers[rank] = value
                     failure = failure or channel.decode_error(value)
@@ -179,8 +188,32 @@ class Group:
                 return channel.receive(worker.connection)
         except (EOFError, OSError) as error:
             self._check_open()
+            for other in (rank, *range(len(self.workers))):
+                if (value := self._reported_fault(other)) is not None:
+                    raise self._fault(other, value, watched.stages[other]) from None
             rank, ended = self._first_ended(rank)
             raise self._told(rank, ended, watched.stages[rank]) from error
+
+    def _reported_fault(self, rank: int) -> dict[str, Any] | None:
+        """The fault that a rank has reported and nobody has read, before another rank that waited
+        for it was seen to end.
+        """
+        connection = self.workers[rank].connection
+        try:
+            with self._using:
+                while not self._over and connection.poll():
+                    if "fault" in (message := channel.receive(connection)):
+                        return message["fault"]
+        except (EOFError, OSError):
+            pass
+        return None
+
+    def _fault(self, rank: int, value: dict[str, Any], stage: str) -> SpavaError:
+        """A rank's own internal error, as it reported it before it ended."""
+        where, cause = f"rank {rank} in {stage}", str(value["cause"])
+        if memory_was_refused(cause):
+            return OutOfMemory(f"rank {rank} ran out of memory in {stage}: {cause}")
+        return InternalError(where, cause, str(value["traceback"]))
 
     def _first_ended(self, rank: int) -> tuple[int, Ended]:
         """The rank that ended for a reason of its own, when `rank` has ended, and how: those that
@@ -196,7 +229,7 @@ class Group:
             time.sleep(0.05)
         return rank, first
 
-    def _told(self, rank: int, ended: Ended, stage: str) -> EngineError:
+    def _told(self, rank: int, ended: Ended, stage: str) -> SpavaError:
         if ended.code == -signal.SIGKILL and oom_kills() > self._oom_kills:
             return OutOfMemory(
                 f"rank {rank} was ended by the kernel in {stage} because the machine's memory ran "
@@ -205,4 +238,9 @@ class Group:
         last = f": {ended.last}" if ended.last else ""
         if memory_was_refused(last):
             return OutOfMemory(f"rank {rank} ran out of memory in {stage}{last}")
-        return EngineDown(f"rank {rank} {how_it_ended(ended.code)} in {stage}{last}")
+        how = how_it_ended(ended.code)
+        if ended.code is not None and ended.code > 0 and ended.code != LOST_PEER:
+            fault = InternalError(f"rank {rank} in {stage}", ended.last or how, ended.output or how)
+            logger.error("%s\n%s", fault, fault.traceback)  # it could not do so itself
+            return fault
+        return EngineDown(f"rank {rank} {how} in {stage}{last}")

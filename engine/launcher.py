@@ -1,5 +1,6 @@
 """How worker processes are started and ended: here, by this process itself."""
 
+import logging
 import os
 import socket
 import subprocess
@@ -10,14 +11,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import IO, Protocol, Self
+from typing import Protocol, Self
 
 from spava_app.engine.devices import num_cores
+from spava_app.engine.endings import start_error
+from spava_app.engine.process_log import ProcessLog, start_process
 from spava_app.engine.scratch import scratch_folder
 from spava_app.engine.settings import WorkerSettings
 
-# Of a worker's output, where its last line is looked for.
-_TAIL_BYTES = 2**16
+logger = logging.getLogger(__name__)
+_worker_logger = logging.getLogger("spava_app.engine.worker")
 
 
 @dataclass(frozen=True)
@@ -26,11 +29,16 @@ class Ended:
 
     Attributes:
         code: its exit code, negative for a signal; None if the process that started it is gone.
-        last: the last line it wrote, empty if none.
+        output: the last lines it wrote, empty if none.
     """
 
     code: int | None
-    last: str = ""
+    output: str = ""
+
+    @property
+    def last(self) -> str:
+        """The last of these lines."""
+        return self.output.rpartition("\n")[2]
 
 
 @dataclass
@@ -104,7 +112,7 @@ class Launcher(Protocol):
         """Start one worker; the launcher fills in what depends on the machine.
 
         Raises:
-            EngineDown: it cannot be started.
+            EngineDown, OutOfMemory: it cannot be started.
         """
         ...
 
@@ -119,38 +127,45 @@ class WorkerProcess:
 
     Attributes:
         process: its standard input is a pipe that nobody writes to: the worker ends with it.
-        log: what it writes, in a file without a name.
+        log: what it logs and writes.
     """
 
     process: subprocess.Popen[bytes]
-    log: IO[bytes]
+    log: ProcessLog
 
     @classmethod
     def start(
         cls, settings: WorkerSettings, channel: socket.socket, environment: Mapping[str, str]
     ) -> Self:
-        """Start a worker with its end of the control channel, which is closed here."""
+        """Start a worker with its end of the control channel, which is closed here.
+
+        Raises:
+            EngineDown, OutOfMemory: it cannot be started.
+        """
         # A plain subprocess and not multiprocessing: spawn would import the caller's main module
         # again, which fails in notebooks and runs scripts without a main guard twice.
         with channel:
             settings = replace(settings, socket=channel.fileno())
-            log = tempfile.TemporaryFile(prefix="spava-")  # noqa: SIM115 (lives as long as this)
-            process = subprocess.Popen(
-                [sys.executable, "-m", "spava_app.engine.worker", settings.to_json()],
-                pass_fds=(channel.fileno(),),
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                env={**environment, "PYTHONSAFEPATH": "1"},
-                # Its own group: Ctrl-C reaches the driver, which then ends the workers itself.
-                start_new_session=True,
-            )
+            command = [sys.executable, "-m", "spava_app.engine.worker", settings.to_json()]
+            name = f"rank {settings.rank}"
+            try:
+                process, log = start_process(
+                    command,
+                    name,
+                    _worker_logger,
+                    environment,
+                    pass_fds=(channel.fileno(),),
+                    stdin=subprocess.PIPE,
+                )
+            except (OSError, RuntimeError) as error:
+                raise start_error(f"the worker of {name}", error) from error
+        logger.info("%s started: pid %d, %s", name, process.pid, settings.place)
         return cls(process, log)
 
     def ended(self) -> Ended | None:
         """As `Worker.ended`."""
         code = self.process.poll()
-        return None if code is None else Ended(code, self._last_line())
+        return None if code is None else Ended(code, self.log.tail())
 
     def end(self, until: float) -> Ended:
         """As `Worker.end`."""
@@ -161,14 +176,7 @@ class WorkerProcess:
             code = self.process.wait()
         if self.process.stdin is not None:
             self.process.stdin.close()
-        return Ended(code, self._last_line())
-
-    def _last_line(self) -> str:
-        # The worker wrote through the same open file: its place in it is the end.
-        size = os.fstat(self.log.fileno()).st_size
-        tail = os.pread(self.log.fileno(), _TAIL_BYTES, max(0, size - _TAIL_BYTES))
-        lines = tail.decode(errors="replace").strip().splitlines()
-        return lines[-1] if lines else ""
+        return Ended(code, self.log.tail())
 
 
 @dataclass
@@ -185,7 +193,10 @@ class LocalWorker:
     @classmethod
     def start(cls, settings: WorkerSettings, environment: Mapping[str, str]) -> Self:
         """Start a worker that is joined to this process by a socket pair."""
-        ours, theirs = socket.socketpair()
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError as error:
+            raise start_error(f"the worker of rank {settings.rank}", error) from error
         with ours:
             started = WorkerProcess.start(settings, theirs, environment)
             return cls(started, Connection(ours.detach()))

@@ -1,5 +1,6 @@
 """What a worker does: load the model and join the group, then answer one request after another."""
 
+import logging
 import resource
 from collections.abc import Callable
 from dataclasses import asdict
@@ -22,6 +23,8 @@ from spava_app.engine.timing import StageTimer
 from spava_app.engine.video.damage import warnings_noted
 from spava_app.engine.weights import load_model, read_config
 from spava_app.errors import SpavaError
+
+logger = logging.getLogger(__name__)
 
 Send = Callable[[dict[str, Any]], None]
 
@@ -72,6 +75,8 @@ def _start(settings: WorkerSettings, device: torch.device) -> Runner:
                 memory_bytes=MEMORY_BYTES,
             )
         front_end = FrontEnd(model.vision, processor, comm, cache, max(2, settings.threads))
+    kept = settings.cache if settings.cache and front_end is not None else "none"
+    logger.info("model loaded on %s, %s, cache: %s", device, settings.dtype, kept)
     return Runner(model.decoder, front_end, comm)
 
 
@@ -83,6 +88,7 @@ def serve(runner: Runner, request: str, cancelled: Callable[[], bool], send: Sen
     def tell(stage: str) -> None:
         # The deadline of a stage is set before it begins; the driver waits as long, and no longer.
         send({"stage": {"name": stage, "deadline": runner.comm.deadline}})
+        logger.debug("%s, deadline %.0f s", stage, runner.comm.deadline)
 
     timer = StageTimer(runner.device, tell)
     try:
@@ -102,6 +108,7 @@ def serve(runner: Runner, request: str, cancelled: Callable[[], bool], send: Sen
             "peak": _peak_memory(runner.device),
         }
         send({"result": result})
+        logger.debug("answered, %.0f MiB at the peak: %s", result["peak"] / 2**20, timer.counts)
     except PeerError as error:
         send({"peer_failed": str(error)})
     except SpavaError as error:

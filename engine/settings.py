@@ -49,5 +49,10 @@ class WorkerSettings:
     group: int = 0
     scratch: str = ""
 
+    @property
+    def place(self) -> str:
+        """What it runs on."""
+        return f"GPU {self.card}" if self.device == "cuda" else f"{self.threads} CPU threads"
+
     def to_json(self) -> str:
         return json.dumps(asdict(self))

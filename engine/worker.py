@@ -7,19 +7,23 @@ when the driver is gone: what takes long to import comes after that.
 """
 
 import json
+import logging
 import os
 import queue
 import shutil
 import sys
 import threading
-import traceback
 from multiprocessing.connection import Connection
+from typing import NoReturn
 
 from spava_app.engine import channel
 from spava_app.engine.endings import LOST_PEER
 from spava_app.engine.heartbeat import Reports
+from spava_app.engine.process_log import LEVEL_VARIABLE, send_records
 from spava_app.engine.settings import WorkerSettings
-from spava_app.errors import SpavaError
+from spava_app.errors import InternalError, SpavaError
+
+logger = logging.getLogger("spava_app.engine.worker")  # also where it is `__main__`
 
 # A request as JSON and the flag that cancels it.
 Asked = tuple[str, threading.Event]
@@ -27,6 +31,7 @@ Asked = tuple[str, threading.Event]
 
 def main() -> None:
     """Serve until the driver closes its end."""
+    send_records(int(os.environ.get(LEVEL_VARIABLE, logging.WARNING)))
     settings = WorkerSettings(**json.loads(sys.argv[1]))
     connection = Connection(settings.socket)
     reports = Reports(connection)
@@ -47,6 +52,24 @@ def main() -> None:
     except SpavaError as error:
         reports.send(channel.encode_error(error))
         sys.exit(error.exit_code)
+    except Exception as error:  # noqa: BLE001 (whatever it is, the driver is to know)
+        _end_with_fault(error, settings.rank, reports)
+
+
+def _end_with_fault(error: Exception, rank: int, reports: Reports) -> NoReturn:
+    """Report an internal error, or leave that to the rank that was lost in a collective, and end:
+    not by sys.exit, since threads of a broken group must not keep the process alive.
+    """
+    code = LOST_PEER if _in_collective(error) else 1
+    try:
+        if code == LOST_PEER:
+            logger.error("lost another rank", exc_info=error)
+        else:
+            fault = InternalError.of(f"rank {rank}", error)
+            logger.error("internal error", exc_info=error)
+            reports.send({"fault": channel.encode_error(fault)["error"]})
+    finally:
+        os._exit(code)
 
 
 def _listen(connection: Connection, inbox: "queue.Queue[Asked]", scratch: str) -> None:
@@ -66,10 +89,10 @@ def _listen(connection: Connection, inbox: "queue.Queue[Asked]", scratch: str) -
             inbox.put((message["request"], cancelled))
     except (EOFError, OSError):
         _leave(scratch)
-    except Exception:  # noqa: BLE001 (a process that no longer listens would never end)
-        traceback.print_exc()
-        sys.stderr.flush()
-        os._exit(1)
+    except Exception:
+        logger.exception("the worker cannot read what the driver sends")
+    finally:
+        os._exit(1)  # a process that no longer listens would never end
 
 
 def _end_with_starter(scratch: str) -> None:
@@ -87,7 +110,9 @@ def _leave(scratch: str) -> None:
 
 
 def _in_collective(error: BaseException) -> bool:
-    """Whether it was raised while this rank talked to the others."""
+    """Whether it is what torch raises when another rank is gone."""
+    if not isinstance(error, RuntimeError):
+        return False
     frame = error.__traceback__
     while frame is not None:
         if frame.tb_frame.f_globals.get("__name__") == "spava_app.engine.comm":
@@ -97,10 +122,4 @@ def _in_collective(error: BaseException) -> bool:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except Exception as error:  # noqa: BLE001 (the last line of defence: the driver quotes its log)
-        traceback.print_exc()
-        sys.stderr.flush()
-        # Not sys.exit: threads of a broken group must not keep the process alive.
-        os._exit(LOST_PEER if _in_collective(error) else 1)
+    main()

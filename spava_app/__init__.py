@@ -2,6 +2,7 @@
 attention.
 """
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +50,8 @@ __all__ = [
     "__version__",
 ]
 __version__ = "0.1.0"
+# Silent unless the program that uses this package wants its log.
+logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 
 def __getattr__(name: str) -> Any:

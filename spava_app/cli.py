@@ -15,10 +15,7 @@ from spava_app.commands import ask, demo, doctor, plan, synth, text
 from spava_app.commands.groups import spread
 from spava_app.configuration import check_environment, read_file
 from spava_app.precedence import SourcedCommand, keep_words, wants_json
-from spava_app.terminal import hush, reported_errors, tell_error
-
-# What typer builds on, which newer versions bring along and older ones take from click.
-_ClickError: Any = typer.BadParameter.__mro__[2]
+from spava_app.terminal import ClickError, hush, reported_errors, tell_error
 
 
 class _Group(TyperGroup):
@@ -27,7 +24,7 @@ class _Group(TyperGroup):
     def main(self, *args: Any, standalone_mode: bool = True, **kwargs: Any) -> Any:
         try:
             code = super().main(*args, standalone_mode=False, **kwargs)
-        except _ClickError as error:
+        except ClickError as error:
             code = error.exit_code
             if type(error).__name__ == "NoArgsIsHelpError":
                 error.show()

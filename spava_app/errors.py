@@ -1,13 +1,19 @@
 """Every error a user of this package can meet. A leaf: imports nothing of the project.
 
 What a user gave wrong is an `InvalidInput` (a `ValueError`, exit code 2) that names the field, the
-value and the fix. What went wrong inside is another `SpavaError` (exit code 1).
+value and the fix. What went wrong inside is another `SpavaError` (exit code 1); an `InternalError`
+is a fault of the program itself.
 """
 
 import math
 import operator
 import sys
 from numbers import Integral, Real
+from traceback import format_exception
+from typing import Self
+
+# Characters that travel between processes.
+_LONGEST_TRACEBACK = 2**15
 
 
 class SpavaError(Exception):
@@ -90,7 +96,9 @@ class EngineError(SpavaError):
 
 
 class EngineDown(EngineError):
-    """A worker died, hung past its deadline, or the engine was closed."""
+    """A worker or a decoder process died, hung past its deadline, or cannot be started, or the
+    engine was closed.
+    """
 
 
 class OutOfMemory(EngineError):
@@ -99,6 +107,47 @@ class OutOfMemory(EngineError):
 
 class Cancelled(SpavaError):
     """The caller took the question back before there was anything of an answer."""
+
+
+class InternalError(SpavaError):
+    """A fault of this program, or of a library that it does not work with; never of the input.
+
+    Args:
+        where: the process, and what it was doing.
+        cause: the exception's type and text.
+        traceback: all that is known of where it was raised.
+    """
+
+    def __init__(self, where: str, cause: str, traceback: str = "") -> None:
+        super().__init__(
+            f"internal error in {where}: {cause} (a bug in this program or an incompatible "
+            "library, not your input; see the traceback with --debug or in the log)"
+        )
+        self.where, self.cause, self.traceback = where, cause, traceback
+
+    @classmethod
+    def of(cls, where: str, error: BaseException) -> Self:
+        """What an unexpected exception is reported as."""
+        text = " ".join(str(error).split())
+        text = text if len(text) <= 400 else f"{text[:300]} ... {text[-80:]}"
+        name = type(error).__name__
+        trace = "".join(format_exception(error)).strip()
+        return cls(where, f"{name}: {text}" if text else name, trace[-_LONGEST_TRACEBACK:])
+
+    def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
+        return type(self), (self.where, self.cause, self.traceback)
+
+
+def raise_fault(error: Exception) -> None:
+    """Raise an exception again that no data can cause, in the handler of a library's many kinds of
+    errors about data: something is missing in the library, or it takes other arguments.
+    """
+    text = str(error)
+    missing = isinstance(error, AttributeError) and text.startswith("module ")
+    argument = "keyword argument" in text or "positional" in text
+    called_wrongly = isinstance(error, TypeError) and argument
+    if isinstance(error, ImportError | NameError) or missing or called_wrongly:
+        raise error
 
 
 def plain_number(value: object) -> int | float | None:

@@ -12,6 +12,7 @@ from typer.core import TyperCommand
 from spava_app.commands.groups import ENVIRONMENT, METHOD_OPTIONS, OPTIONS_OF_FIELDS, RIVALS
 from spava_app.configuration import FromFile, Written
 from spava_app.errors import InvalidInput
+from spava_app.logs import command_log
 from spava_app.terminal import reported_errors
 
 # What click takes for true, in the environment and in the file.
@@ -54,7 +55,9 @@ class SourcedCommand(TyperCommand):
         return rest
 
     def invoke(self, ctx: Any) -> Any:
-        with reported_errors(as_json=ctx.params["as_json"], debug=ctx.params["debug"]):
+        as_json, verbose = ctx.params["as_json"], ctx.params["verbose"]
+        debug = ctx.params["debug"] or verbose > 1
+        with command_log(verbose, as_json=as_json), reported_errors(as_json=as_json, debug=debug):
             try:
                 return super().invoke(ctx)
             except InvalidInput as error:

@@ -29,6 +29,7 @@ from spava_app.errors import Cancelled, CheckpointError, InvalidInput
 from spava_app.looking import Asked, Seen, hashed, look
 from spava_app.prepare import Preparer
 from spava_app.prompt import PromptBuilder
+from spava_app.question_log import QuestionLog, question_logged
 from spava_app.template_renderer import RENDERER
 from spava_app.text_stream import TextStream
 
@@ -174,11 +175,18 @@ class Session:
                 raise InvalidInput(name, call, "give a function")
         if not isinstance(cancel, threading.Event | None):
             raise InvalidInput("cancel", cancel, "give a threading.Event")
-        run = partial(self._answer, asked, looked, cancel)
+        run = partial(self._logged_answer, asked, looked, cancel)
         return self._calls.call("ask", run, Answer, on_event=on_event, on_text=on_text)
+
+    def _logged_answer(self, *asked: Any, **told: Any) -> Answer:
+        with question_logged() as log:
+            answer = self._answer(log, *asked, **told)
+            log.answered(answer)
+        return answer
 
     def _answer(
         self,
+        log: QuestionLog,
         asked: Asked,
         looked: Look | None,
         cancel: threading.Event | None,
@@ -191,6 +199,7 @@ class Session:
         num_tokens = 0
 
         def tell(stage: str) -> None:
+            log.begin(stage)
             if on_event is not None:
                 on_event(stage, time.perf_counter() - began)
 
@@ -214,6 +223,7 @@ class Session:
         with scratch_path("frames") as scratch:
             seen = looked(asked) if looked is not None else look(asked, scratch)
             request, plan = self._decide(asked, seen)
+            log.planned(plan, asked.question)
             if self._keeps:  # a plan by itself need not read whole files
                 request = replace(request, media=tuple(map(hashed, request.media)))
             probed = time.perf_counter() - began

@@ -7,25 +7,32 @@ on stderr: progress only when stderr is a terminal, errors always.
 
 import errno
 import json
+import logging
 import os
 import signal
 import sys
 import threading
-import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from time import monotonic
+from traceback import format_exception
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
-from spava_app.errors import SpavaError
+from spava_app.errors import InternalError, SpavaError
 
+logger = logging.getLogger(__name__)
+
+# What typer builds on, which newer versions bring along and older ones take from click.
+ClickError: Any = typer.BadParameter.__mro__[2]
 # 128 + SIGINT and 128 + SIGTERM, what a shell reports for a program that these ended.
 INTERRUPTED, TERMINATED = 130, 143
+# Of a question, before its input is known to be good.
+_INPUT_STAGES = {"load", "probe"}
 # What stdout says when nothing can be written to it any more.
 _NO_WRITING = {errno.ENOSPC, errno.EBADF, errno.EIO, errno.EDQUOT}
 
@@ -43,12 +50,11 @@ def hush() -> None:
 
 @contextmanager
 def reported_errors(*, as_json: bool, debug: bool) -> Iterator[None]:
-    """Turn an error that was raised on purpose, or that nothing more can be written, into one line
-    on stderr and its exit code.
+    """Turn an error into one line on stderr and an exit code.
 
     A `SpavaError` becomes `error: ...`, or with `as_json` one JSON line `{"error": {type, message,
-    field}}`; with `debug` its traceback comes before. Other exceptions are faults of this program:
-    they always pass through. Ctrl-C exits 130.
+    field}}`; with `debug` its traceback comes before. Any other exception is a fault of this
+    program and becomes an `InternalError`. Ctrl-C exits 130.
 
     SIGTERM exits 143, and in between whatever is open is closed as after Ctrl-C.
 
@@ -64,21 +70,38 @@ def reported_errors(*, as_json: bool, debug: bool) -> Iterator[None]:
     except KeyboardInterrupt:
         typer.echo("interrupted", err=True)
         raise typer.Exit(INTERRUPTED) from None
+    except (typer.Exit, typer.Abort, ClickError):
+        raise
     except SpavaError as error:
-        if debug:
-            traceback.print_exc()
-        if error.elsewhere:
-            raise typer.Exit(error.exit_code) from None
-        field = getattr(error, "field", None)
-        tell_error(type(error).__name__, str(error), field, as_json=as_json)
-        raise typer.Exit(error.exit_code) from None
+        _end(error, as_json=as_json, debug=debug)
     except OSError as error:
-        if error.errno not in _NO_WRITING:
+        if error.errno == errno.EPIPE:  # `spava ... | head`: click ends it without a word
             raise
+        if error.errno not in _NO_WRITING:
+            _end(_fault(error), as_json=as_json, debug=debug)
         # What is left in the buffer cannot be written either, and would be told at the end.
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (until the process ends)
         tell_error("OSError", f"cannot write: {error.strerror}", as_json=as_json)
         raise typer.Exit(1) from None
+    except Exception as error:  # noqa: BLE001 (whatever it is, it is one line)
+        _end(_fault(error), as_json=as_json, debug=debug)
+
+
+def _fault(error: Exception) -> InternalError:
+    logger.error("internal error", exc_info=error)
+    return InternalError.of("spava", error)
+
+
+def _end(error: SpavaError, *, as_json: bool, debug: bool) -> NoReturn:
+    """Show an error and exit with its code."""
+    if debug:
+        # An error of another process brings its traceback along.
+        remote = error.traceback if isinstance(error, InternalError) else ""
+        typer.echo(remote or "".join(format_exception(error)).rstrip(), err=True)
+    if not error.elsewhere:
+        field = getattr(error, "field", None)
+        tell_error(type(error).__name__, str(error), field, as_json=as_json)
+    raise typer.Exit(error.exit_code) from None
 
 
 def tell_error(kind: str, message: str, field: str | None = None, *, as_json: bool) -> None:
@@ -132,23 +155,29 @@ def format_moment(seconds: float) -> str:
 
 
 class Stages:
-    """Shows which stage runs now and for how long. Silent unless stderr is a terminal.
+    """Shows which stage runs now and for how long: on a terminal as it runs, elsewhere as a line of
+    each when it has ended.
 
     `begin` is what `VideoQA.ask(on_event=...)` calls. It keeps time itself, so that what comes
     before a request, as starting the workers, shows too.
 
     Args:
-        keep: leave a line for each finished stage.
+        keep: on a terminal, leave a line for each finished stage.
+        quiet: show nothing.
     """
 
-    def __init__(self, *, keep: bool = True) -> None:
+    def __init__(self, *, keep: bool = True, quiet: bool = False) -> None:
         shown = None if speaks() else False
         self.console = Console(stderr=True, highlight=False, force_terminal=shown)
         columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+        quiet = quiet or not speaks()
+        self._on_terminal = self.console.is_terminal and not quiet
         self._progress = Progress(
-            *columns, console=self.console, transient=True, disable=not self.console.is_terminal
+            *columns, console=self.console, transient=True, disable=not self._on_terminal
         )
-        self._keep = keep
+        self._keep, self._plain = keep, not quiet and not self.console.is_terminal
+        # Until the input is known to be good, an error is the only line on stderr.
+        self._held: list[str] | None = []
         self._task: TaskID | None = None
         self._stage, self._since = "", 0.0
 
@@ -162,12 +191,16 @@ class Stages:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.end()
+        if error is None:
+            self.end()
+            self._release()
         self._progress.stop()
 
     def begin(self, stage: str, seconds: float = 0.0) -> None:
         """A stage begins, and with it the one before ends."""
         self.end()
+        if stage not in _INPUT_STAGES:
+            self._release()
         self._stage, self._since = stage, monotonic()
         self._task = self._progress.add_task(stage)
 
@@ -178,9 +211,20 @@ class Stages:
         self._progress.remove_task(self._task)
         self._task = None
         took = monotonic() - self._since
-        if self._keep:
+        if self._keep and self._on_terminal:
             self.note(f"  {self._stage:<14}{took:8.2f} s")
+        if self._plain:
+            line = f"{self._stage} {took:.2f} s"
+            if self._held is None:
+                typer.echo(line, err=True)
+            else:
+                self._held.append(line)
         return took
+
+    def _release(self) -> None:
+        for line in self._held or ():
+            typer.echo(line, err=True)
+        self._held = None
 
     def hide(self) -> None:
         """Draw nothing any more: something else is written on the terminal."""
@@ -188,5 +232,5 @@ class Stages:
 
     def note(self, text: str) -> None:
         """A line on the terminal, above the running stage."""
-        if self.console.is_terminal:
+        if self._on_terminal:
             self.console.print(text, style="dim", markup=False)

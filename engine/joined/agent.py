@@ -19,7 +19,7 @@ from spava_app.engine.joined.door import Address, knock
 from spava_app.engine.joined.place import Place
 from spava_app.engine.launcher import Ended, WorkerProcess
 from spava_app.engine.settings import WorkerSettings, cache_folder
-from spava_app.errors import EngineDown
+from spava_app.errors import EngineDown, EngineError
 
 _GRACE_SECONDS = 5.0
 # What torchrun says of this process is not true of its worker.
@@ -112,7 +112,7 @@ class Agent:
             end = knock(self._address, f"worker/{settings.rank}/{settings.group}")
             settings = on_this_machine(settings, self._place)
             self._worker = WorkerProcess.start(settings, end, self._environment)
-        except OSError as error:
+        except (OSError, EngineError) as error:
             return {"failed": str(error)}
         return {"started": self._worker.process.pid}
 

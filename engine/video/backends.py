@@ -11,7 +11,7 @@ from spava_app.engine.video.picture import read_picture
 from spava_app.engine.video.pulse import Pulse
 from spava_app.engine.video.reader import VideoReader
 from spava_app.engine.video.source import check_file, fail
-from spava_app.errors import InvalidInput
+from spava_app.errors import InvalidInput, raise_fault
 
 
 class Reader(Protocol):
@@ -49,24 +49,26 @@ class OtherReader:
             raise InvalidInput("decoder", name, f"is not installed: pip install {name}")
         self._source, self._pulse, self._name = source, pulse, name
         check_file(source.name, source.stamps[0])
+        library = import_module("decord" if name == "decord" else "torchcodec.decoders")
         try:
             if name == "decord":
-                video = import_module("decord").VideoReader(source.name, num_threads=threads)
+                video = library.VideoReader(source.name, num_threads=threads)
                 self._get = lambda number: video[number].asnumpy()
             else:
-                decoders = import_module("torchcodec.decoders")
-                video = decoders.VideoDecoder(
+                video = library.VideoDecoder(
                     source.name, num_ffmpeg_threads=threads, dimension_order="NHWC"
                 )
                 self._get = lambda number: video.get_frame_at(number).data.numpy()
-        except Exception:  # noqa: BLE001 (their errors have no common type)
+        except Exception as error:  # noqa: BLE001 (their errors have no common type)
+            raise_fault(error)
             fail(source.name, f"{name} cannot open it; use the decoder pyav")
 
     def read(self, frame: int, out: np.ndarray) -> bool:
         self._pulse.beat()
         try:
             np.copyto(out, self._get(self._source.rows[frame]))
-        except Exception:  # noqa: BLE001
+        except Exception as error:  # noqa: BLE001
+            raise_fault(error)
             fail(self._source.name, f"{self._name} cannot decode it; use the decoder pyav")
         return True
 

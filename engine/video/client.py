@@ -1,9 +1,11 @@
 """The other end of the decoder process: every wait has a deadline, every failure is a typed error.
 
-A process is kept for the next file when it has answered, and killed otherwise.
+A process is kept for the next file when it has answered, and killed otherwise. What ended it tells
+whose fault it was: the file's, this program's, or that of who ended it from outside.
 """
 
 import atexit
+import logging
 import os
 import socket
 import subprocess
@@ -15,40 +17,51 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 from spava_app.engine.channel import decode_error
-from spava_app.engine.video.wire import Message, Wire
-from spava_app.errors import VideoError
+from spava_app.engine.endings import is_stopped, oom_kills, start_error
+from spava_app.engine.process_log import start_process
+from spava_app.engine.video.decoder_exit import exit_error, silence_error
+from spava_app.engine.video.wire import CONVERT, Message, Wire
+from spava_app.errors import InternalError, SpavaError, VideoError
+
+logger = logging.getLogger(__name__)
+_decoder_logger = logging.getLogger("spava_app.engine.video.server")
 
 # Without a sign of life for so long a decoder hangs; it gives one every second. Long enough to
 # start Python on a busy machine with a cold disk.
 SILENCE = 30.0
-CONVERT = "convert the file: ffmpeg -i video out.mp4"
+# How long one that has closed its end of the wire may take to end.
+_EXIT_SECONDS = 5.0
 
 
 class DecoderProcess:
-    """A started process. It serves one caller at a time."""
+    """A started process. It serves one caller at a time.
+
+    Raises:
+        EngineDown, OutOfMemory: it cannot be started.
+    """
 
     def __init__(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         # One thread each is what these libraries need, and their pools count as memory.
-        quiet = {"PYTHONSAFEPATH": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
+        quiet = {"OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
+        command = [sys.executable, "-m", "spava_app.engine.video.server"]
         with theirs:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "spava_app.engine.video.server"],
-                stdin=theirs.fileno(),
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                env=os.environ | quiet,
-                # Ctrl-C is for the caller, who then ends this process.
-                start_new_session=True,
-            )
+            try:
+                self.process, self._log = start_process(
+                    command, "decoder", _decoder_logger, os.environ | quiet, stdin=theirs.fileno()
+                )
+            except (OSError, RuntimeError) as error:
+                ours.close()
+                raise start_error("the decoder process", error) from error
+        logger.debug("decoder process %d started", self.process.pid)
         self.owner = os.getpid()
         self._wire = Wire(ours)
-        self._path, self._left = "", 0.0
-        self.busy = False
+        self._path, self._left, self._oom_kills = "", 0.0, 0
+        self._ready = self.busy = False
 
     def ask(self, path: str, request: Message, *, seconds: float, file: int | None = None) -> None:
         """Send a request about `path`; its answers may be waited for so many seconds in all."""
-        self._path, self._left = path, seconds
+        self._path, self._left, self._oom_kills = path, seconds, oom_kills()
         self.busy = True
         self._send(request, file)
 
@@ -60,28 +73,37 @@ class DecoderProcess:
         """The next answer, and after the `last` the process is free again.
 
         Raises:
-            VideoError: what the process found wrong with the file, or that it died, hangs or takes
-                too long.
+            VideoError: what the process found wrong with the file, or that it crashed on it, hangs
+                or takes too long.
+            InternalError: it met a fault of this program.
+            EngineDown, OutOfMemory: it was ended or stopped from outside.
         """
         message, payload = self._receive()
-        self.busy = not (last or "error" in message or "done" in message)
+        # One that cannot load its libraries ends by itself.
+        self.busy = not (self._ready and (last or "error" in message or "done" in message))
         if "error" in message:
             raise decode_error(message["error"]) from None
         return message, payload
 
+    def usable(self) -> bool:
+        """Whether it runs, here: after a fork the process is still the parent's."""
+        alive = self.owner == os.getpid() and self.process.poll() is None
+        return alive and not is_stopped(self.process.pid)
+
     def end(self) -> None:
         """Kill the process, whatever it does, and wait for it."""
-        self._wire.close()
-        self.process.kill()
+        self.process.kill()  # first: a wire that ends is an error there
         self.process.wait()
+        self._wire.close()
+        self._log.tail()
 
     def _send(self, message: Message, file: int | None) -> None:
         try:
             self._wire.send(message, file=file, within=SILENCE)
         except TimeoutError:
-            self._fail("does not react")
+            self._fail_silent(late=False)
         except OSError:
-            self._fail("failed on this file")
+            self._fail_ended()
 
     def _receive(self) -> tuple[Message, bytes]:
         while True:
@@ -89,17 +111,48 @@ class DecoderProcess:
             try:
                 message, payload = self._wire.receive(within=min(SILENCE, self._left))
             except TimeoutError:
-                late = self._left <= SILENCE
-                self._fail("takes too long" if late else f"has hung for {SILENCE:.0f} s")
-            except (EOFError, OSError, ValueError):
-                self._fail("failed on this file")
+                self._fail_silent(late=self._left <= SILENCE)
+            except (EOFError, OSError):
+                self._fail_ended()
+            except ValueError:
+                fix = f"the decoder sent no valid answer; {CONVERT}"
+                self._fail(VideoError("video", self._path, fix))
             self._left -= time.monotonic() - began
-            if "alive" not in message:
+            if "ready" in message:
+                self._ready = True
+            elif "alive" not in message:
                 return message, payload
 
-    def _fail(self, how: str) -> NoReturn:
+    def _fail_ended(self) -> NoReturn:
+        try:
+            code = self.process.wait(_EXIT_SECONDS)
+        except subprocess.TimeoutExpired:
+            cause = "closed its connection and went on"
+            self._fail(InternalError("the decoder process", cause, cause))
+        self._fail(
+            exit_error(
+                code,
+                self._path,
+                output=self._log.tail(),
+                ready=self._ready,
+                oom_kills_before=self._oom_kills,
+            )
+        )
+
+    def _fail_silent(self, *, late: bool) -> NoReturn:
+        stopped = is_stopped(self.process.pid)
+        self._fail(
+            silence_error(self._path, SILENCE, late=late, ready=self._ready, stopped=stopped)
+        )
+
+    def _fail(self, error: SpavaError) -> NoReturn:
+        pid = self.process.pid
         self.end()
-        raise VideoError("video", self._path, f"the decoder {how}; {CONVERT}") from None
+        if isinstance(error, InternalError):
+            logger.error("decoder process %d: %s\n%s", pid, error, error.traceback)
+        else:
+            logger.warning("decoder process %d is ended: %s", pid, error)
+        raise error from None
 
 
 # As many as one caller may use at a time.
@@ -118,7 +171,7 @@ def decoder_process() -> Iterator[DecoderProcess]:
         yield process
     finally:
         with _lock:
-            keep = not process.busy and len(_idle) < _KEPT and process.process.poll() is None
+            keep = not process.busy and len(_idle) < _KEPT and process.usable()
             if keep:
                 _idle.append(process)
         if not keep:
@@ -129,9 +182,10 @@ def _take() -> DecoderProcess:
     with _lock:
         while _idle:
             process = _idle.pop()
-            # After a fork the process is still the parent's.
-            if process.owner == os.getpid() and process.process.poll() is None:
+            if process.usable():
                 return process
+            if process.owner == os.getpid():
+                process.end()
     return DecoderProcess()
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from spava_app.engine.video.source import MOST_PIXELS, fail
+from spava_app.errors import raise_fault
 
 # Formats of one picture, and what their files are called; a GIF is a video.
 FORMATS = {
@@ -33,12 +34,14 @@ def picture_size(path: str) -> tuple[int, int] | None:
             width, height = picture.size
     except Image.DecompressionBombError:
         fail(path, f"a picture may have at most {MOST_PIXELS} pixels; scale it down")
-    except (OSError, SyntaxError, ValueError, TypeError, KeyError, EOFError):
+    except (OSError, SyntaxError, ValueError, TypeError, KeyError, EOFError) as error:
+        raise_fault(error)
         return None  # damaged beyond telling: no video either, as will be said
     try:
         with Image.open(path, formats=tuple(FORMATS)) as picture:
             turned = picture.getexif().get(_ORIENTATION) in _TURNED
-    except Exception:  # noqa: BLE001 (damage shows as any of many errors)
+    except Exception as error:  # noqa: BLE001 (damage shows as any of many errors)
+        raise_fault(error)
         fail(path, _DAMAGED)
     return (width, height) if turned else (height, width)
 
@@ -54,5 +57,6 @@ def read_picture(path: str) -> np.ndarray:
             return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
     except MemoryError:
         raise
-    except Exception:  # noqa: BLE001 (damage shows as any of many errors)
+    except Exception as error:  # noqa: BLE001 (damage shows as any of many errors)
+        raise_fault(error)
         fail(path, _DAMAGED)

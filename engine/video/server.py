@@ -6,11 +6,20 @@ is: this process can be killed at any time and costs one question when it is. It
 end of the socket is closed.
 """
 
+import logging
 import os
 import resource
 import socket
 from contextlib import suppress
 from pathlib import Path
+
+from spava_app.engine.channel import encode_error
+from spava_app.engine.endings import memory_was_refused
+from spava_app.engine.process_log import LEVEL_VARIABLE, send_records
+from spava_app.engine.video.wire import Wire
+from spava_app.errors import InternalError, OutOfMemory
+
+logger = logging.getLogger("spava_app.engine.video.server")  # also where it is `__main__`
 
 # Address space. The largest frames (134 million pixels) and a few dozen of 8K, 50 MB each, which
 # is what a decoder keeps for reference and for its threads, take less; so do the ring and the
@@ -21,20 +30,35 @@ _OPEN_FILES = 64
 
 def main() -> None:
     """Serve until the other side is gone."""
+    send_records(int(os.environ.get(LEVEL_VARIABLE, logging.WARNING)))
     _give_up_privileges()
-    # Only now: whatever decodes is loaded within the limits.
-    from spava_app.engine.video.service import serve
-    from spava_app.engine.video.wire import Wire
-
+    wire = Wire(socket.socket(fileno=os.dup(0)))
     with suppress(EOFError, OSError):
-        serve(Wire(socket.socket(fileno=os.dup(0))))
+        try:
+            # Only now: whatever decodes is loaded within the limits.
+            from spava_app.engine.video.service import serve
+        except Exception as error:  # noqa: BLE001 (a library that is missing, or not as expected)
+            wire.receive()  # who asks first is told
+            wire.send(encode_error(_cannot_start(error)))
+            return
+        wire.send({"ready": True})
+        serve(wire)
+
+
+def _cannot_start(error: Exception) -> InternalError | OutOfMemory:
+    if isinstance(error, MemoryError) or memory_was_refused(str(error)):
+        return OutOfMemory(f"the decoder process ran out of memory when it started: {error}")
+    fault = InternalError.of("the decoder process, when it started", error)
+    logger.error("%s", fault, exc_info=error)
+    return fault
 
 
 def _give_up_privileges() -> None:
     """What costs nothing: no core dumps, no files written, little memory and few open files; and
     where memory runs out, the kernel is to take this process.
     """
-    Path("/proc/self/oom_score_adj").write_text("1000")
+    with suppress(OSError):  # there may be no /proc
+        Path("/proc/self/oom_score_adj").write_text("1000")
     for kind, limit in (
         (resource.RLIMIT_AS, MEMORY),
         (resource.RLIMIT_CORE, 0),

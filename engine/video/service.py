@@ -5,11 +5,15 @@ Requests, each with the answers that may come; `alive` may come before any of th
     {"shapes": paths}: {"shapes", "stamps"} of pictures
     {"read": source, "group", "slots", "threads", "decoder"}, and the ring's descriptor: for each
         group {"slot", "count", "damaged"}, after the last {"done"}; {"free": slot} comes back
-An input that cannot be served is answered by {"error": ...}.
+An input that cannot be served is answered by {"error": ...}, and so is an error of this program:
+one of type InternalError. The process serves on after either.
 """
 
+import logging
 import os
 from typing import Any
+
+from av.error import FFmpegError
 
 from spava_app.engine.channel import encode_error
 from spava_app.engine.video.backends import open_reader
@@ -18,8 +22,10 @@ from spava_app.engine.video.look import look, picture_shapes
 from spava_app.engine.video.pulse import Pulse
 from spava_app.engine.video.ring import map_ring
 from spava_app.engine.video.source import check_still
-from spava_app.engine.video.wire import Message, Wire
-from spava_app.errors import InvalidInput, VideoError
+from spava_app.engine.video.wire import CONVERT, Message, Wire
+from spava_app.errors import InternalError, InvalidInput, VideoError
+
+logger = logging.getLogger(__name__)
 
 
 def serve(wire: Wire) -> None:
@@ -38,7 +44,22 @@ def serve(wire: Wire) -> None:
         except MemoryError:
             fix = "decoding it takes too much memory; scale or convert it: ffmpeg -i video out.mp4"
             answer, payload = encode_error(VideoError("video", "this file", fix)), b""
+        except FFmpegError as error:  # of data that nothing above was made for
+            fix = f"the decoder failed on this file ({error.strerror}); {CONVERT}"
+            answer, payload = encode_error(VideoError("video", _subject(request), fix)), b""
+        # A fault of ours is not the file's. Where the other side is gone, sending ends the process.
+        except Exception as error:
+            fault = InternalError.of("the decoder process", error)
+            logger.error("%s", fault, exc_info=error)
+            answer, payload = encode_error(fault), b""
         wire.send(answer, payload)
+
+
+def _subject(request: Message) -> str:
+    """The file, or the first of the files, that a request is about."""
+    if "read" in request:
+        return FrameSource.from_dict(request["read"]).name
+    return request["look"] if "look" in request else request["shapes"][0]
 
 
 def _answer(request: Message, wire: Wire, pulse: Pulse) -> tuple[Message, bytes]:

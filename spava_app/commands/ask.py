@@ -34,7 +34,7 @@ def ask(
     More frames see shorter events and cost more time. Options that name methods trade accuracy for
     speed, and are refused by methods that have no such option.
     """
-    with Stages() as stages:
+    with Stages(quiet=output.as_json) as stages:
         stages.begin("load")
         from spava_app.api import VideoQA
 

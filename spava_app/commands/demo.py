@@ -35,7 +35,7 @@ def demo(
 
     Exits 0 when every answer is right, 1 otherwise.
     """
-    with Stages(keep=False) as stages:
+    with Stages(keep=False, quiet=output.as_json) as stages:
         stages.begin("load")
         from spava_app.demo import print_report, run_demo
 

@@ -28,7 +28,7 @@ def doctor(
 
     Exits 1 when there is a problem.
     """
-    with Stages() as stages:
+    with Stages(quiet=output.as_json) as stages:
         stages.begin("load")
         from spava_app.doctor import diagnose, usual_device
         from spava_app.engine.calibrate import calibrate as measure

@@ -172,6 +172,16 @@ class OutputGroup:
         typer.Option("--json", help="Print one JSON object; an error is one JSON line on stderr."),
     ] = False
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False
+    verbose: Annotated[
+        int,
+        typer.Option(
+            "--verbose",
+            "-v",
+            count=True,
+            help="Write the log to stderr: `-v` what happens, `-vv` in detail.",
+            show_default=False,
+        ),
+    ] = 0
 
 
 def count_of_gpus(given: str) -> int | str:

@@ -26,7 +26,7 @@ def plan(
     Looks at the file and prints how many frames of which size would be looked at, how many tokens
     that is, and how the prefill would be spread over the ranks. Options are those of `spava ask`.
     """
-    with Stages() as stages:
+    with Stages(quiet=output.as_json) as stages:
         stages.begin("load")
         from spava_app.api import VideoQA
 

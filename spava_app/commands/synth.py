@@ -40,7 +40,7 @@ def synth(
         raise InvalidInput("OUT", out, "its folder does not exist: make it first")
     if not path.is_dir():
         check_output("OUT", out, force=force)
-    with Stages() as stages:
+    with Stages(quiet=output.as_json) as stages:
         stages.begin("load")
         from spava_app.engine.video.cards import random_scene, write_video
 

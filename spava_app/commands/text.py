@@ -27,7 +27,7 @@ def text(
     Takes the folder of a Llama, Qwen2 or Yi model with a chat template, or its name on the Hugging
     Face hub. What is printed is as with `spava ask`.
     """
-    with Stages() as stages:
+    with Stages(quiet=output.as_json) as stages:
         if not file:
             raise InvalidInput("text", file, "must not be empty: give the path of a file")
         about = _standard_input() if file == "-" else Path(file)
