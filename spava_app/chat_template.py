@@ -71,8 +71,9 @@ class ChatTemplate:
             "variables": self._variables,
             "answers": answers,
         }
+        given = sum(len(str(message["content"])) for message in messages)
         try:
-            return RENDERER.render(request, most_added=MOST_ADDED)
+            return RENDERER.render(request, most=given + MOST_ADDED)
         except TemplateFailed as error:
             fix = f"its chat template fails ({error})"
             raise CheckpointError("model", str(self._folder), fix) from error

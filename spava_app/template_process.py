@@ -1,59 +1,65 @@
-"""The process that renders chat templates: `python -m spava_app.template_process`.
+"""The process that renders chat templates: `python -m spava_app.template_process`, with a Unix
+socket as its standard input.
 
 A template comes with a model folder and is code in a sandboxed language: it cannot open files, but
-it can loop for ever or fill memory. Here that costs this process and nothing else. A line of JSON
-comes in, {"template", "messages", "variables", "answers"}, and one goes out, {"text"} or {"error"}.
+it can loop for ever or fill memory. Here that costs this process and nothing else. Requests are
+{"template", "messages", "variables", "answers"}; each gets {"text"} or {"error"}.
 """
 
-import json
+import logging
+import os
 import resource
-import sys
+import socket
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
+
+from spava_app.engine.process_log import LEVEL_VARIABLE, send_records
+from spava_app.engine.video.wire import Wire
+from spava_app.errors import raise_fault
 
 # Address space beyond what is taken once the libraries are loaded, in bytes.
 MEMORY = 2**30
 
 
 def main() -> None:
-    """Serve until standard input ends."""
+    """Serve until the other side is gone."""
+    send_records(int(os.environ.get(LEVEL_VARIABLE, logging.WARNING)))
     from transformers.utils.chat_template_utils import render_jinja_template
 
     _limit_memory()
-    answers = sys.stdout
-    sys.stdout = sys.stderr  # nothing else may write between the answers
-    _say(answers, {"ready": True})
-    for line in sys.stdin:
-        request = json.loads(line)
-        try:
-            (text,), _ = render_jinja_template(
-                conversations=[request["messages"]],
-                chat_template=request["template"],
-                add_generation_prompt=request["answers"],
-                **request["variables"],
-            )
-            answer = {"text": text}
-        except MemoryError:
-            answer = {"error": "it takes too much memory"}
-        except Exception as error:  # noqa: BLE001 (whatever a template raises is its own fault)
-            why = str(error).partition("\n")[0] or type(error).__name__
-            answer = {"error": why[:300]}
-        _say(answers, answer)
+    wire = Wire(socket.socket(fileno=os.dup(0)))
+    with suppress(EOFError, OSError):
+        wire.send({"ready": True})
+        while True:
+            request, _ = wire.receive()
+            wire.send(_answer(render_jinja_template, request))
+
+
+def _answer(render: Any, request: dict[str, Any]) -> dict[str, Any]:
+    try:
+        (text,), _ = render(
+            conversations=[request["messages"]],
+            chat_template=request["template"],
+            add_generation_prompt=request["answers"],
+            **request["variables"],
+        )
+    except MemoryError:
+        return {"error": "it takes too much memory"}
+    except Exception as error:  # noqa: BLE001 (whatever a template raises is its own fault)
+        if "render_jinja_template" in str(error):
+            raise_fault(error)  # but not what another version of the library is called with
+        why = str(error).partition("\n")[0] or type(error).__name__
+        return {"error": why[:300]}
+    return {"text": text}
 
 
 def _limit_memory() -> None:
-    with suppress(OSError, ValueError):  # not told by this system, or a limit is lower already
-        with open("/proc/self/statm") as file:
-            pages = int(file.read().split()[0])
+    with suppress(OSError, ValueError):  # this system does not say, or the limit is lower already
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
         limit = pages * resource.getpagesize() + MEMORY
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
-def _say(answers: Any, answer: dict[str, Any]) -> None:
-    answers.write(json.dumps(answer) + "\n")
-    answers.flush()
-
-
 if __name__ == "__main__":
-    with suppress(BrokenPipeError, KeyboardInterrupt):
-        main()
+    main()

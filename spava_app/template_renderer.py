@@ -3,30 +3,60 @@ it is needed, and replaced when a template makes it hang.
 """
 
 import atexit
-import json
+import logging
 import os
-import select
 import signal
-import subprocess
+import socket
 import sys
 import threading
-import time
 from collections.abc import Mapping
 from typing import Any
 
-from spava_app.errors import EngineError
+from spava_app.engine.endings import how_it_ended, start_error
+from spava_app.engine.process_log import start_process
+from spava_app.engine.video.wire import Wire
+from spava_app.errors import EngineDown, InternalError
+
+logger = logging.getLogger(__name__)
 
 # Loading the library that renders, and rendering one prompt: seconds until it counts as hung.
 START_SECONDS, RENDER_SECONDS = 60.0, 10.0
 _FROM_OUTSIDE = {-signal.SIGKILL, -signal.SIGTERM}
+_NAME = "the process that renders chat templates"
 
 
 class TemplateFailed(Exception):
     """A template that raises an error, or exceeds its time or memory."""
 
 
-class _Ended(Exception):
-    """The process is gone."""
+class _Process:
+    """A started process."""
+
+    def __init__(self) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        command = [sys.executable, "-m", "spava_app.template_process"]
+        environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
+        with theirs:
+            try:
+                self.process, self.log = start_process(
+                    command, "template renderer", logger, environment, stdin=theirs.fileno()
+                )
+            except (OSError, RuntimeError) as error:
+                ours.close()
+                raise start_error(_NAME, error) from error
+        self.wire, self.owner, self.ready = Wire(ours), os.getpid(), False
+
+    @property
+    def usable(self) -> bool:
+        """Whether it runs, and is this process's own."""
+        return self.owner == os.getpid() and self.process.poll() is None
+
+    def end(self) -> None:
+        """Kill it, unless it is a parent's."""
+        if self.owner == os.getpid():
+            self.wire.close()
+            self.process.kill()
+            self.process.wait()
 
 
 class Renderer:
@@ -34,107 +64,68 @@ class Renderer:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
-        self._owner, self._ready = 0, False
+        self._process: _Process | None = None
 
     def start(self) -> None:
         """Start the process without waiting for it: loading its library takes a second."""
         with self._lock:
             self._started()
 
-    def render(self, request: Mapping[str, Any], *, most_added: int) -> str:
+    def render(self, request: Mapping[str, Any], *, most: int) -> str:
         """The text of a request as `template_process` takes it.
 
         Args:
-            most_added: characters that the text may have beyond those of the request.
+            most: characters that the text may have.
 
         Raises:
             TemplateFailed: the template's own fault.
-            EngineError: the process cannot be started, or was ended twice from outside.
+            InternalError: the process does not work.
+            EngineDown: it was killed from outside, twice.
         """
-        line = json.dumps(request).encode() + b"\n"
         with self._lock:
-            answer = self._answer(line)
+            answer = self._answer(dict(request))
         if "error" in answer:
             raise TemplateFailed(answer["error"])
-        if len(answer["text"]) > len(line) + most_added:
+        if len(answer["text"]) > most:
             raise TemplateFailed("it writes far more than it is given")
         return answer["text"]
 
     def end(self) -> None:
-        """End the process, if it is this process's own."""
+        """End the process."""
         process, self._process = self._process, None
-        if process is None or self._owner != os.getpid():
-            return
-        process.kill()
-        process.wait()
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                pipe.close()
+        if process is not None:
+            process.end()
 
-    def _started(self) -> "subprocess.Popen[bytes]":
-        if self._process is not None and self._owner == os.getpid():
-            if self._process.poll() is None:
-                return self._process
+    def _started(self) -> _Process:
+        if self._process is None or not self._process.usable:
             self.end()
-        self._owner, self._ready = os.getpid(), False
-        self._process = process = subprocess.Popen(
-            [sys.executable, "-m", "spava_app.template_process"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=os.environ | {"PYTHONSAFEPATH": "1", "OPENBLAS_NUM_THREADS": "1"},
-            # Ctrl-C is for the caller; this process ends with its standard input.
-            start_new_session=True,
-        )
-        for pipe in (process.stdin, process.stdout):
-            assert pipe is not None
-            os.set_blocking(pipe.fileno(), False)
-        return process
+            self._process = _Process()
+        return self._process
 
-    def _answer(self, line: bytes) -> dict[str, Any]:
+    def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        code = None
         for _ in range(2):
             process = self._started()
             try:
-                if not self._ready:
-                    self._exchange(process, b"", START_SECONDS)
-                    self._ready = True
-                return json.loads(self._exchange(process, line, RENDER_SECONDS))
-            except _Ended:
-                code = process.wait()
+                return self._exchange(process, request)
+            except TimeoutError:
+                self.end()
+                raise TemplateFailed(f"it takes longer than {RENDER_SECONDS:g} s") from None
+            except (EOFError, OSError):
+                code = process.process.wait()
                 self.end()
                 if code not in _FROM_OUTSIDE:
-                    raise EngineError(
-                        f"the process that renders chat templates ended with status {code}"
-                    ) from None
-        raise EngineError("the process that renders chat templates was killed: ask again")
+                    output = process.log.tail()
+                    cause = output.rpartition("\n")[2] or f"it ended with code {code}"
+                    raise InternalError(_NAME, cause, output) from None
+        raise EngineDown(f"{_NAME} {how_it_ended(code)}, from outside: ask again")
 
-    def _exchange(self, process: "subprocess.Popen[bytes]", line: bytes, seconds: float) -> bytes:
-        """Write `line` and read the line that comes back, within so many seconds."""
-        assert process.stdin is not None
-        assert process.stdout is not None
-        writes, reads = process.stdin.fileno(), process.stdout.fileno()
-        until, unsent, answer = time.monotonic() + seconds, memoryview(line), bytearray()
-        while not answer.endswith(b"\n"):
-            left = until - time.monotonic()
-            watched = select.poll()  # not select(), which takes no descriptor above 1023
-            watched.register(reads, select.POLLIN)
-            if unsent:
-                watched.register(writes, select.POLLOUT)
-            ready = dict(watched.poll(max(0.0, left) * 1000))
-            if left <= 0 or not ready:
-                self.end()
-                raise TemplateFailed(f"it takes longer than {seconds:g} s")
-            if writes in ready:
-                try:
-                    unsent = unsent[os.write(writes, unsent[: 2**16]) :]
-                except BrokenPipeError:
-                    raise _Ended from None
-            if reads in ready:
-                if not (part := os.read(reads, 2**20)):
-                    raise _Ended
-                answer += part
-        return bytes(answer)
+    def _exchange(self, process: _Process, request: dict[str, Any]) -> dict[str, Any]:
+        if not process.ready:
+            process.wire.receive(within=START_SECONDS)
+            process.ready = True
+        process.wire.send(request, within=RENDER_SECONDS)
+        return process.wire.receive(within=RENDER_SECONDS)[0]
 
 
 RENDERER = Renderer()

@@ -12,7 +12,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 from spava_app import VideoQA, template_renderer
 from spava_app.chat_template import ChatTemplate, find_template
-from spava_app.errors import CheckpointError, EngineError
+from spava_app.errors import CheckpointError, InternalError
 from spava_app.template_renderer import RENDERER
 
 TURNS = [
@@ -74,16 +74,15 @@ def test_a_model_whose_template_has_no_end(tmp_path: Path, monkeypatch: pytest.M
 def test_a_renderer_that_is_killed_is_replaced() -> None:
     echo = template("{{ messages[0].content }}")
     echo.render(TURNS)
-    process = RENDERER._process
-    assert process is not None
-    os.kill(process.pid, signal.SIGKILL)
+    assert RENDERER._process is not None
+    os.kill(RENDERER._process.process.pid, signal.SIGKILL)
     assert echo.render(TURNS) == TURNS[0]["content"]
 
 
 def test_a_renderer_that_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
     RENDERER.end()
     monkeypatch.setattr(template_renderer.sys, "executable", "/bin/false")
-    with pytest.raises(EngineError, match="ended with status 1"):
+    with pytest.raises(InternalError, match="renders chat templates: it ended with code 1"):
         template("x").render(TURNS)
 
 
