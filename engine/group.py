@@ -74,7 +74,8 @@ class Group:
         if failure is not None:
             raise failure
         size, took = settings.world_size, time.monotonic() - began
-        logger.info("model %s loaded on %d ranks in %.1f s", settings.model, size, took)
+        ranks = f"{size} rank{'s' if size > 1 else ''}"
+        logger.info("model %s loaded on %s in %.1f s", settings.model, ranks, took)
 
     def lost(self) -> bool:
         """Whether a worker has ended."""

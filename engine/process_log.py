@@ -15,6 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 # What of the log of a process is passed on: a level of `logging`, for `send_records`.
 LEVEL_VARIABLE = "SPAVA_LOG_LEVEL"
@@ -152,23 +153,18 @@ class ProcessLog:
             self._tell_dropped(kind, budget)
 
     def _take(self, line: bytes) -> None:
-        # A process whose lines nobody reads would stand still: whatever a handler of the caller
-        # raises, reading goes on.
-        try:
-            kind, number, text = _parsed(line)
-            if not text:
-                return
-            if kind == "raw" or number >= logging.ERROR:
-                self._tail.extend(text.splitlines())
-            if not self._logger.isEnabledFor(number):
-                return
-            budget = self._budgets[kind]
-            if budget.renewed():
-                self._tell_dropped(kind, budget)
-            if budget.take():
-                self._log(number, text)
-        except Exception:  # noqa: BLE001
-            pass
+        kind, number, text = _parsed(line)
+        if not text:
+            return
+        if kind == "raw" or number >= logging.ERROR:
+            self._tail.extend(text.splitlines())
+        if not self._logger.isEnabledFor(number):
+            return
+        budget = self._budgets[kind]
+        if budget.renewed():
+            self._tell_dropped(kind, budget)
+        if budget.take():
+            self._log(number, text)
 
     def _tell_dropped(self, kind: str, budget: "_Budget") -> None:
         dropped, budget.dropped = budget.dropped, 0
@@ -177,7 +173,10 @@ class ProcessLog:
             self._log(logging.WARNING, f"{dropped} more {what} dropped")
 
     def _log(self, number: int, text: str) -> None:
-        self._logger.log(number, "[%s] %s", self._name, text, extra={"forwarded": True})
+        # Whatever a handler of the caller raises, reading goes on: a process whose lines nobody
+        # reads would stand still.
+        with suppress(Exception):
+            self._logger.log(number, "[%s] %s", self._name, text, extra={"forwarded": True})
 
 
 class _Budget:

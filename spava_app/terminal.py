@@ -31,8 +31,8 @@ logger = logging.getLogger(__name__)
 ClickError: Any = typer.BadParameter.__mro__[2]
 # 128 + SIGINT and 128 + SIGTERM, what a shell reports for a program that these ended.
 INTERRUPTED, TERMINATED = 130, 143
-# Of a question, before its input is known to be good.
-_INPUT_STAGES = {"load", "probe"}
+# Stages that find out whether the input is good.
+_INPUT_STAGES = {"load", "probe", "write video"}
 # What stdout says when nothing can be written to it any more.
 _NO_WRITING = {errno.ENOSPC, errno.EBADF, errno.EIO, errno.EDQUOT}
 

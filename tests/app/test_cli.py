@@ -2,13 +2,16 @@
 exit code.
 """
 
+import errno
 import json
+import logging
 import os
 import pty
 import re
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,7 +23,8 @@ from typer.testing import CliRunner
 
 from spava_app import cli, terminal
 from spava_app.engine.video.cards import CardScene
-from spava_app.errors import EngineDown, InvalidInput
+from spava_app.errors import EngineDown, InternalError, InvalidInput
+from spava_app.logs import command_log
 
 QUESTION = "What digit is on the red card?"
 ENVIRONMENT = os.environ | {"PYTHONSAFEPATH": "1"}
@@ -290,11 +294,117 @@ def test_with_debug_a_traceback_comes_before_the_line_and_the_code_stays(
     assert shown.endswith("\nerror: fps=-1: give more\n")
 
 
-def test_faults_pass_through() -> None:
-    error = OSError("a fault")
-    with pytest.raises(OSError, match="a fault") as raised:
-        ending(error)
-    assert raised.value is error
+@pytest.mark.parametrize("as_json", [False, True])
+@pytest.mark.parametrize(
+    "error", [OSError("a\nfault"), TypeError("a fault"), RuntimeError("a fault")]
+)
+def test_a_fault_of_ours_is_one_line_and_in_the_log(
+    error: Exception,
+    as_json: bool,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    assert ending(error, as_json=as_json) == 1
+    out, line = capsys.readouterr()
+    assert (out, line.count("\n")) == ("", 1)
+    message = json.loads(line)["error"]["message"] if as_json else line.removeprefix("error: ")
+    assert re.match(rf"internal error in spava: {type(error).__name__}: '?a fault'? \(", message)
+    [record] = caplog.records
+    assert (record.levelname, record.name) == ("ERROR", "spava_app.terminal")
+    assert record.exc_info is not None
+    assert record.exc_info[1] is error
+
+
+def test_with_debug_the_traceback_of_another_process_comes_before(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    error = InternalError("rank 1", "TypeError: wrong", "Traceback of rank 1")
+    assert ending(error, debug=True) == 1
+    assert capsys.readouterr().err.startswith(
+        "Traceback of rank 1\nerror: internal error in rank 1"
+    )
+
+
+def test_a_reader_that_has_gone_is_no_fault() -> None:
+    """`spava synth ... | head -0`."""
+    with pytest.raises(BrokenPipeError):
+        ending(BrokenPipeError(errno.EPIPE, "Broken pipe"))
+
+
+def test_on_a_pipe_each_stage_is_a_line(scene: CardScene, video: Path) -> None:
+    done = spava("ask", video, scene.cards[1].question, "--no-cache", "--cpu-ranks", "1")
+    assert (done.returncode, done.stdout.strip()) == (0, scene.cards[1].answer)
+    lines = [re.fullmatch(r"(\w+) \d+\.\d\d s", line) for line in done.stderr.splitlines()]
+    assert [line and line[1] for line in lines] == [
+        *("load", "probe", "start", "decode", "vision", "exchange", "prefill", "generate")
+    ]
+
+
+LOGGED = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} (\w+) ([\w.]+): (.+)")
+
+
+@pytest.mark.parametrize("by_variable", [False, True])
+def test_the_log_of_every_process_goes_to_stderr(
+    by_variable: bool, scene: CardScene, video: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card, words = scene.cards[1], ["--json", "--no-cache", "--cpu-ranks", "1"]
+    if by_variable:
+        monkeypatch.setitem(ENVIRONMENT, "SPAVA_VERBOSE", "2")
+    done = spava("ask", video, card.question, *words, *([] if by_variable else ["-v"]))
+    assert (done.returncode, json.loads(done.stdout)["text"]) == (0, card.answer)
+    found = [match for line in done.stderr.splitlines() if (match := LOGGED.fullmatch(line))]
+    told = "\n".join(f"{match[1]} {match[2]} {match[3]}" for match in found)
+    pid = re.search(r"INFO spava_app.engine.launcher rank 0 started: pid (\d+), ", told)
+    assert pid
+    assert (
+        f"INFO spava_app.engine.worker [rank 0, pid {pid[1]}] engine.serving: model loaded" in told
+    )
+    for part in (
+        "prefill",
+        "120 frames",
+        "loaded on 1 rank",
+        r"answered in .* 120 frames encoded",
+    ):
+        assert re.search(f"INFO .*{part}", told)
+    # What was asked and answered is for those who want everything.
+    assert (card.question in done.stderr) == by_variable
+    assert ("DEBUG" in told) == by_variable
+    assert (
+        bool(re.search(r"DEBUG spava_app.engine.worker \[rank 0, .*decoder process", told))
+        == by_variable
+    )
+
+
+def test_a_warning_is_a_line_without_source_code(video: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "file"
+    folder.write_text("")
+    for words, says in (
+        ([], r"warning: .* cannot be read \(Not a directory\)"),
+        (["-v"], r".* WARNING spava_app.logs: .* cannot be read \(Not a directory\)"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "spava_app", "plan", str(video), *words],
+            env=ENVIRONMENT | {"SPAVA_CACHE": str(folder)},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0
+        told = [line for line in done.stderr.splitlines() if "cannot be read" in line]
+        assert len(told) == 1
+        assert re.match(says, told[0])
+        assert "this_machine" not in done.stderr
+        assert "SpavaWarning" not in done.stderr
+
+
+def test_other_warnings_go_to_the_log(capsys: pytest.CaptureFixture[str]) -> None:
+    for verbose in (0, 1):
+        with command_log(verbose, as_json=False):
+            warnings.warn("old style", FutureWarning, stacklevel=1)
+    shown = capsys.readouterr().err
+    assert shown.count("\n") == 1
+    assert re.match(r".* WARNING py.warnings: .*test_cli.py:\d+: FutureWarning: old style", shown)
+    assert logging.getLogger("spava_app").level == logging.NOTSET
 
 
 def test_json_keeps_any_text_and_any_file_name(capsys: pytest.CaptureFixture[str]) -> None:

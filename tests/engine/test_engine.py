@@ -131,8 +131,9 @@ def test_a_rank_that_crashes_alone_ends_the_request_on_all_in_seconds(
 
 def test_worker_killed_between_requests(engine: Engine, request_: Request) -> None:
     before = engine.run(request_, ignore)
-    os.kill(engine.workers[0].process.pid, signal.SIGKILL)
-    time.sleep(0.2)
+    pid = engine.workers[0].process.pid
+    os.kill(pid, signal.SIGKILL)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
     assert engine.run(request_, ignore).tokens == before.tokens
 
 
