@@ -177,7 +177,7 @@ class Stages:
         )
         self._keep, self._plain = keep, not quiet and not self.console.is_terminal
         # Until the input is known to be good, an error is the only line on stderr.
-        self._held: list[str] | None = []
+        self._held: list[str] = []
         self._task: TaskID | None = None
         self._stage, self._since = "", 0.0
 
@@ -199,8 +199,6 @@ class Stages:
     def begin(self, stage: str, seconds: float = 0.0) -> None:
         """A stage begins, and with it the one before ends."""
         self.end()
-        if stage not in _INPUT_STAGES:
-            self._release()
         self._stage, self._since = stage, monotonic()
         self._task = self._progress.add_task(stage)
 
@@ -214,17 +212,15 @@ class Stages:
         if self._keep and self._on_terminal:
             self.note(f"  {self._stage:<14}{took:8.2f} s")
         if self._plain:
-            line = f"{self._stage} {took:.2f} s"
-            if self._held is None:
-                typer.echo(line, err=True)
-            else:
-                self._held.append(line)
+            self._held.append(f"{self._stage} {took:.2f} s")
+        if self._stage not in _INPUT_STAGES:
+            self._release()
         return took
 
     def _release(self) -> None:
-        for line in self._held or ():
+        for line in self._held:
             typer.echo(line, err=True)
-        self._held = None
+        self._held.clear()
 
     def hide(self) -> None:
         """Draw nothing any more: something else is written on the terminal."""
