@@ -48,6 +48,7 @@ class Plan:
 
     Attributes:
         media: videos and pictures, in the order of the prompt.
+        model: as the user named it: "embedded", a folder, or a name on the hub.
         num_tokens, num_visual, query_len: prompt tokens, visual ones among them, tokens of the
             question tail.
         method, options: the prefill method and the options that were given.
@@ -61,9 +62,11 @@ class Plan:
         margin: bytes that come on top on the fullest rank: what a process, its CUDA context, NCCL
             and the allocator take.
         available: bytes that each rank may take.
+        warnings: why the answer may not be what was wanted.
     """
 
     media: tuple[PlannedMedia, ...]
+    model: str
     num_tokens: int
     num_visual: int
     query_len: int
@@ -81,6 +84,7 @@ class Plan:
     memory: tuple[int, ...] = ()
     margin: int = 0
     available: int = 0
+    warnings: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -96,6 +100,7 @@ class Plan:
             *map(str, self.media),
             f"prompt  {self.num_tokens} tokens: {self.num_visual} visual, "
             f"{self.query_len} question",
+            f"model   {self.model}",
             f"method  {self.method} on {self.world_size} x {self.device}"
             + (f" ({self.why})" if self.why else ""),
         ]
@@ -105,16 +110,32 @@ class Plan:
                 parts += f", anchor {self.anchor_len}, each passes {self.passing_len}"
             lines.append(parts)
         if self.seconds:
-            stages = ", ".join(f"{name} {_told(took)}" for name, took in self.seconds.items())
+            # An answer may end before its longest.
+            stages = ", ".join(
+                f"{name} {'up to ' * (name == 'generate')}{_told(took)}"
+                for name, took in self.seconds.items()
+            )
             total = _told(sum(self.seconds.values()))
-            lines += [f"time    {total} predicted with {self.rates}:", f"        {stages}"]
+            lines += [
+                f"time    up to {total}, plus starting the workers, predicted with {self.rates}:",
+                f"        {stages}",
+            ]
         if self.memory:
             most = max(self.memory)
             lines.append(
                 f"memory  {_gib(most)} predicted on the fullest rank, up to {_gib(self.margin)} "
                 f"on top; {_gib(self.available)} available"
             )
-        return "\n".join(fill(line, _WIDTH, subsequent_indent=" " * 8) for line in lines)
+        return "\n".join(
+            fill(
+                line,
+                _WIDTH,
+                subsequent_indent=" " * 8,
+                break_long_words=False,  # nor names of models: a path is copied in one piece
+                break_on_hyphens=False,
+            )
+            for line in lines
+        )
 
 
 def _told(seconds: float) -> str:

@@ -37,7 +37,8 @@ class Answer:
         timings: seconds per stage of the slowest rank, and "total" from the call to the answer.
         plan: what was done.
         usage: tokens in and out, frames seen and reused.
-        warnings: what was wrong with the videos and did not keep them from being looked at.
+        warnings: why the answer may not be what was wanted, as the plan says, and what was wrong
+            with the videos and did not keep them from being looked at.
         memory: bytes at the peak of each rank, beside the plan's prediction: of its tensors on a
             GPU; on a CPU of its process since it started.
     """
@@ -52,6 +53,11 @@ class Answer:
     def __str__(self) -> str:
         return self.text
 
+    @property
+    def model(self) -> str:
+        """Who answered, as the user named it: "embedded", a folder, or a name on the hub."""
+        return self.plan.model
+
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:
         """What `to_dict` gave, back from JSON."""
@@ -61,6 +67,7 @@ class Answer:
         """For JSON."""
         return {
             "text": self.text,
+            "model": self.model,
             "timings": self.timings,
             "plan": self.plan.to_dict(),
             "usage": asdict(self.usage),

@@ -1,4 +1,5 @@
-"""Options from a TOML file and from the environment; what nobody knows is an error.
+"""Options from a TOML file and from the environment. What nobody knows in the file is an error; in
+the environment it may be another program's.
 
 A flag wins over the environment, the environment over the file, and the file over defaults: that is
 the command line's own order, for which the file becomes the defaults of the commands. `precedence`
@@ -6,19 +7,31 @@ keeps it between options that exclude each other.
 """
 
 import os
+import re
 import tomllib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+import typer
 from typer.core import TyperGroup
 
 from spava_app.commands.groups import ENVIRONMENT
 from spava_app.errors import InvalidInput
+from spava_app.terminal import speaks
 
 # Read by other parts: where things are kept, and what launch.sh is told.
 _OTHERS = {"SPAVA_CACHE", "SPAVA_CONFIG", "SPAVA_TORCH_INDEX", "SPAVA_SKIP_INSTALL"}
+# What Kubernetes sets in every container for a Service called `spava` or `spava-...`: SPAVA_PORT is
+# then `tcp://10.0.0.1:80`. No option may be read from a variable of such a name.
+KUBERNETES = re.compile(
+    rf"{ENVIRONMENT}(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?"
+    r"|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
+)
+# How alike a variable and an option must be to be the same with a slip of the pen.
+_NEAR_MISS = 0.75
 
 
 @dataclass(frozen=True)
@@ -53,11 +66,19 @@ class FromFile:
 
 
 def check_environment(root: TyperGroup) -> None:
-    """Raise InvalidInput for a variable SPAVA_... that sets nothing."""
+    """Warn of a variable SPAVA_... that sets nothing and is spelled almost as one that does. Others
+    are another program's, or of another version.
+    """
     known = {*_OTHERS, *(f"{ENVIRONMENT}{name.upper()}" for name in _all_names(root))}
     for name in sorted(os.environ):
-        if name.startswith(ENVIRONMENT) and name not in known:
-            raise InvalidInput(name, os.environ[name], _unknown(name, known))
+        if not name.startswith(ENVIRONMENT) or not os.environ[name]:
+            continue
+        if name in known or KUBERNETES.fullmatch(name):
+            continue
+        meant = _close(name, known, _NEAR_MISS)
+        if meant is not None and speaks():
+            text = f"warning: unknown environment variable {name}; did you mean {meant}?"
+            typer.echo(text, err=True)
 
 
 def read_file(given: str | None, root: TyperGroup) -> FromFile:
@@ -156,10 +177,14 @@ def _plain(name: str) -> str:
     return name.replace("-", "_")
 
 
-def _unknown(name: str, known: Any) -> str:
+def _unknown(name: str, known: Iterable[str]) -> str:
+    meant = _close(name, known)
+    return "unknown option" if meant is None else f"unknown option; did you mean {meant}?"
+
+
+def _close(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The known name that is most like this one, if any is."""
     # What all have in common says nothing.
     short = {one.removeprefix(ENVIRONMENT): one for one in known}
-    close = get_close_matches(name.removeprefix(ENVIRONMENT), sorted(short), n=1)
-    if not close:
-        return "nothing is called so"
-    return f"nothing is called so; did you mean {short[close[0]]}?"
+    close = get_close_matches(name.removeprefix(ENVIRONMENT), sorted(short), n=1, cutoff=cutoff)
+    return short[close[0]] if close else None

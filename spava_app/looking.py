@@ -18,6 +18,7 @@ from spava_app.engine.video.frames import Frames, natural_order
 from spava_app.engine.video.probe import FolderInfo, PictureInfo, VideoInfo, look_at
 from spava_app.engine.video.sample import FrameSample, sample_rule, sample_times
 from spava_app.errors import InvalidInput, check_count, needed_count, plain_number
+from spava_app.options import DEFAULT_MAX_NEW_TOKENS
 from spava_app.text_stream import check_stops
 
 DEFAULT_FPS = 2.0
@@ -37,6 +38,7 @@ class Asked:
     Attributes:
         video: what it is about ...
         text: ... unless that is this text.
+        warnings: to be said with the answer.
     """
 
     video: Files
@@ -48,11 +50,12 @@ class Asked:
     frame_rule: str | None = None
     max_pixels: int | None = None
     max_visual_tokens: int | None = None
-    max_new_tokens: int = 64
+    max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS
     sampling: Sampling | None = None
     stop_strings: Iterable[str] = ()
     method: str | None = None
     method_options: Mapping[str, object] | None = None
+    warnings: tuple[str, ...] = ()
 
     def checked(self) -> Self:
         """The same with plain numbers, which can travel as JSON. Those of frames are not checked

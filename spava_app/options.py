@@ -1,11 +1,17 @@
 """What may be said with a question, in one place for `ask`, `stream`, `plan`, `open` and `map`."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from typing_extensions import TypedDict
 
-from spava_app.engine.sampler import Sampling
 from spava_app.errors import InvalidInput
+
+if TYPE_CHECKING:  # the command line reads defaults here, and answers --help without torch
+    from spava_app.engine.sampler import Sampling
+
+# The longest answer, where nothing else is asked for.
+DEFAULT_MAX_NEW_TOKENS = 256
 
 
 class FrameOptions(TypedDict, total=False):
@@ -34,7 +40,7 @@ class AnswerOptions(TypedDict, total=False):
     """How an answer is made.
 
     Keys:
-        max_new_tokens: longest answer, 64 by default.
+        max_new_tokens: maximum number of tokens to generate, 256 by default.
         sampling: temperature, top-p, top-k, repetition penalty and seed; by default the best token
             each time. The same seed gives the same answer.
         stop_strings: the answer ends before the first of these that it comes to.
@@ -43,7 +49,7 @@ class AnswerOptions(TypedDict, total=False):
     """
 
     max_new_tokens: int
-    sampling: Sampling | None
+    sampling: "Sampling | None"
     stop_strings: Iterable[str]
     method: str | None
     method_options: Mapping[str, object] | None

@@ -200,6 +200,7 @@ class Preparer:
         memory = tuple(one.total for one in memories)
         return Plan(
             media=tuple(media),
+            model=forecaster.name,
             num_tokens=layout.num_tokens,
             num_visual=sum(medium.num_tokens for medium in media),
             query_len=request.query_len,

@@ -4,6 +4,7 @@ question through them.
 
 import threading
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -14,6 +15,7 @@ import torch
 
 from spava_app.answer import Answer, Usage
 from spava_app.devices import choose_ranks
+from spava_app.embedded import EMBEDDED, NO_TEXTS, is_embedded, warnings_about
 from spava_app.engine.auto import variants
 from spava_app.engine.engine import Engine
 from spava_app.engine.forecast import Forecaster
@@ -25,15 +27,13 @@ from spava_app.engine.processors import make_processor
 from spava_app.engine.scratch import scratch_path
 from spava_app.engine.settings import cache_folder
 from spava_app.engine.weights import read_config
-from spava_app.errors import Cancelled, CheckpointError, InvalidInput
+from spava_app.errors import Cancelled, CheckpointError, InvalidInput, SpavaWarning
 from spava_app.looking import Asked, Seen, hashed, look
 from spava_app.prepare import Preparer
 from spava_app.prompt import PromptBuilder
 from spava_app.question_log import QuestionLog, question_logged
 from spava_app.template_renderer import RENDERER
 from spava_app.text_stream import TextStream
-
-EMBEDDED = Path(__file__).parent / "assets" / "spava-tiny-vl"
 
 OnEvent = Callable[[str, float], None]
 OnText = Callable[[str], None]
@@ -90,6 +90,9 @@ class Session:
         processor = make_processor(folder, config)
         if sees and processor is None:
             raise CheckpointError("model", str(folder), "is a text model: it sees no video")
+        if not sees and is_embedded(config):
+            raise CheckpointError("model", str(model), NO_TEXTS)
+        self._config = config
         dtype = "bfloat16" if device == "cuda" else "float32"
         forecaster = Forecaster.of(
             config, str(model), device=device, world_size=ranks, dtype=getattr(torch, dtype)
@@ -154,7 +157,11 @@ class Session:
             ranks = prepare.forecaster.world_size
             chosen = variants(method, asked.method_options, ranks)
             prepare = replace(prepare, variants=chosen)
-        return prepare(asked, seen)
+        request, plan = prepare(asked, seen)
+        told = (*asked.warnings, *warnings_about(self._config, seen))
+        for text in told:
+            warnings.warn(SpavaWarning(text), stacklevel=2)
+        return request, replace(plan, warnings=told)
 
     def _ask(
         self,
@@ -246,5 +253,5 @@ class Session:
             result.counts.get("frames_encoded", 0),
             result.counts.get("frames_reused", 0),
         )
-        text = stream.text.strip()
-        return Answer(text, timings, plan, usage, result.warnings, result.memory)
+        told = (*plan.warnings, *result.warnings)
+        return Answer(stream.text.strip(), timings, plan, usage, told, result.memory)

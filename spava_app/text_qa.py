@@ -1,5 +1,6 @@
 """`TextQA`: ask questions about long texts from Python."""
 
+import os
 import threading
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -9,11 +10,13 @@ from typing_extensions import Unpack
 
 from spava_app.answer import Answer
 from spava_app.engine.plan import Plan
-from spava_app.errors import CheckpointError, InvalidInput
+from spava_app.errors import InvalidInput
 from spava_app.looking import Asked
 from spava_app.options import AnswerOptions, check_options
 from spava_app.session import OnEvent, OnText, Session
 from spava_app.streaming import Event, streamed
+
+_LONGEST_PATH = 4096  # characters; Linux opens none of more bytes
 
 
 class TextQA(Session):
@@ -40,9 +43,6 @@ class TextQA(Session):
         method_options: Mapping[str, object] | None = None,
         allow_pickle: bool = False,
     ) -> None:
-        if model == "embedded":
-            fix = "knows coloured cards and no texts: give the folder of a language model"
-            raise CheckpointError("model", model, fix)
         super().__init__(
             model,
             sees=False,
@@ -67,7 +67,8 @@ class TextQA(Session):
         """Answer `question` about `text`.
 
         Args:
-            text: the text itself, or the `Path` of a UTF-8 file.
+            text: the text itself, or the `Path` of a UTF-8 file. A `str` that names a file is taken
+                as text too, and `Answer.warnings` says so.
             question: any text.
             on_event, on_text, cancel: as in `VideoQA.ask`.
             options: see `spava_app.AnswerOptions`.
@@ -93,11 +94,27 @@ class TextQA(Session):
 
 def _asked(text: str | Path, question: str, options: AnswerOptions) -> Asked:
     check_options(options, AnswerOptions, "a question about a text")
+    warnings: tuple[str, ...] = ()
     if isinstance(text, Path):
         text = _read(text)
+    elif isinstance(text, str):
+        warnings = _warnings(text)
     if not isinstance(text, str) or not text.strip():
         raise InvalidInput("text", text, "give a text that is not empty, or the Path of a file")
-    return Asked((), question, text, **options)
+    return Asked((), question, text, warnings=warnings, **options)
+
+
+def _warnings(text: str) -> tuple[str, ...]:
+    """What to say of a text that may have been meant as a path."""
+    if len(text) > _LONGEST_PATH or "\n" in text:
+        return ()
+    path = os.path.expanduser(text)
+    try:
+        if not os.path.isfile(path):
+            return ()
+    except ValueError:  # what no path can hold
+        return ()
+    return (f"{text!r} was taken as the text itself; Path({path!r}) reads the file of that name",)
 
 
 def _read(path: Path) -> str:

@@ -72,6 +72,8 @@ def model_config() -> dict[str, Any]:
     return {
         "architectures": ["Qwen2_5_VLForConditionalGeneration"],
         "model_type": "qwen2_5_vl",
+        # Tells the model from others, so that nobody trusts its answers about anything else.
+        "spava_app_reads": "card videos",
         "dtype": "bfloat16",
         "tie_word_embeddings": True,
         "image_token_id": TOKEN_ID["<|image_pad|>"],

@@ -28,8 +28,11 @@ def ask(
     """Answer a question about a video.
 
     The answer goes to stdout, on a terminal as it comes; there, the stages with their times and the
-    plan (frames, tokens, method) go to stderr. With `--json`, stdout is one object with `text`,
-    `timings` in seconds, `plan` and `usage`.
+    plan (frames, tokens, model, method) go to stderr. With `--json`, stdout is one object with
+    `text`, `model`, `timings` in seconds, `plan`, `usage` and `warnings`.
+
+    Without `--model` a small embedded model answers, which only reads the coloured cards of videos
+    from `spava synth`; about any other video there is a warning.
 
     More frames see shorter events and cost more time. Options that name methods trade accuracy for
     speed, and are refused by methods that have no such option.

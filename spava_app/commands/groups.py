@@ -15,6 +15,7 @@ import typer
 from typer.models import OptionInfo
 
 from spava_app.errors import InvalidInput
+from spava_app.options import DEFAULT_MAX_NEW_TOKENS
 
 ENVIRONMENT = "SPAVA_"
 # Of each pair one may be given. A method besides excludes the options that it has not.
@@ -146,7 +147,9 @@ class FrameGroup:
 class AnswerGroup:
     """How an answer is made."""
 
-    max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 64
+    max_new_tokens: Annotated[int, typer.Option(help="Maximum number of tokens to generate.")] = (
+        DEFAULT_MAX_NEW_TOKENS
+    )
     temperature: Annotated[
         float, typer.Option(help="0 takes the best token each time; more, more variety.")
     ] = 0.0

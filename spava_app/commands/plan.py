@@ -6,6 +6,7 @@ import typer
 
 from spava_app.commands.ask import Video
 from spava_app.commands.groups import AnswerGroup, FrameGroup, ModelGroup, OutputGroup
+from spava_app.commands.showing import show_warnings, warnings_in_result
 from spava_app.terminal import Stages, print_json
 
 EPILOG = 'Example: `spava plan talk.mp4 --question "Who speaks first?" --frames 128`'
@@ -32,8 +33,10 @@ def plan(
 
         with VideoQA(**model.keywords()) as qa:
             stages.begin("probe")
-            found = qa.plan(video, question, **frames.keywords(), **answer.keywords())
+            with warnings_in_result():
+                found = qa.plan(video, question, **frames.keywords(), **answer.keywords())
     if output.as_json:
         print_json(found.to_dict())
     else:
         typer.echo(found)
+        show_warnings(found.warnings)

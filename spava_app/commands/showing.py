@@ -1,11 +1,15 @@
 """An answer on the terminal: its stages, its text as it comes, its plan; or as JSON."""
 
 import sys
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import typer
 
 from spava_app.answer import Answer
+from spava_app.errors import SpavaWarning
 from spava_app.terminal import Stages, format_timings, print_json, speaks
 
 
@@ -30,7 +34,8 @@ def show_answer(ask: Ask, stages: Stages, *, as_json: bool) -> None:
             begun = True
             typer.echo(piece, nl=False)
 
-    answer = ask(on_event=stages.begin, on_text=show if streams else None)
+    with warnings_in_result():
+        answer = ask(on_event=stages.begin, on_text=show if streams else None)
     if begun:
         typer.echo()
     stages.end()
@@ -40,10 +45,29 @@ def show_answer(ask: Ask, stages: Stages, *, as_json: bool) -> None:
     if as_json:
         print_json(answer.to_dict())
         return
-    for warning in answer.warnings if speaks() else ():
-        typer.echo(f"warning: {warning}", err=True)
+    show_warnings(answer.warnings)
     if not begun:
         typer.echo(answer.text)
+    if answer.usage.finish_reason == "length" and speaks():
+        count = answer.usage.answer_tokens
+        stopped = f"stopped at {count} token{'s' * (count != 1)}"
+        typer.echo(f"{stopped}; --max-new-tokens N allows more", err=True)
+
+
+@contextmanager
+def warnings_in_result() -> Iterator[None]:
+    """Leave out the package's own warnings in the `with` block: what is asked for there has them,
+    and they are shown with it.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SpavaWarning)
+        yield
+
+
+def show_warnings(told: Iterable[str]) -> None:
+    """A line on stderr for each."""
+    for warning in told if speaks() else ():
+        typer.echo(f"warning: {warning}", err=True)
 
 
 def _reused(answer: Answer) -> str:

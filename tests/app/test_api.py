@@ -14,10 +14,10 @@ from transformers import AutoTokenizer
 
 from spava_app.answer import Answer
 from spava_app.api import VideoQA
+from spava_app.embedded import EMBEDDED
 from spava_app.engine.sampler import Sampling
 from spava_app.engine.video.cards import CardScene
 from spava_app.errors import CheckpointError, EngineError, InvalidInput, VideoError
-from spava_app.session import EMBEDDED
 
 STAGES = ["decode", "vision", "exchange", "prefill", "generate"]
 

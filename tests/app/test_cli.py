@@ -137,7 +137,9 @@ def test_ask_json_is_one_object_and_stderr_stays_silent(scene: CardScene, video:
     done = spava("ask", video, card.question, "--method", "spava", "--json")
     assert (done.returncode, done.stderr) == (0, "")
     answer = json.loads(done.stdout)
-    assert answer.keys() == {"text", "timings", "plan", "usage", "warnings", "memory"}
+    expected = {"text", "model", "timings", "plan", "usage", "warnings", "memory"}
+    assert answer.keys() == expected
+    assert (answer["model"], answer["plan"]["model"]) == ("embedded", "embedded")
     assert answer["text"] == card.answer
     timings = answer["timings"]
     assert timings.keys() >= {"probe", "start", "decode", "vision", "prefill", "total"}

@@ -14,6 +14,7 @@ from av.video.stream import VideoStream
 from internvl_layouts import write_tokenizer
 from PIL import Image
 
+from spava_app.embedded import EMBEDDED
 from spava_app.engine.auto import variants
 from spava_app.engine.forecast import Forecaster
 from spava_app.engine.plan import Plan
@@ -28,7 +29,6 @@ from spava_app.errors import InvalidInput
 from spava_app.looking import Asked, look
 from spava_app.prepare import Preparer
 from spava_app.prompt import PromptBuilder
-from spava_app.session import EMBEDDED
 
 POSITIONS, ANSWER = 32_768, 64
 PUBLISHED = PixelConfig(min_pixels=4 * 784, max_pixels=16384 * 784)

@@ -18,13 +18,13 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, InternVLConfig, InternVLForConditionalGeneration
 
 from spava_app.api import VideoQA
+from spava_app.embedded import EMBEDDED
 from spava_app.engine.processors import Fit, InternVLProcessor, make_processor
 from spava_app.engine.video.cards import CardScene
 from spava_app.engine.video.tiles import TileConfig
 from spava_app.engine.weights import read_config
 from spava_app.errors import Cancelled, CheckpointError, InvalidInput, VideoError
 from spava_app.prompt import PromptBuilder
-from spava_app.session import EMBEDDED
 
 HISTORY = [("What is first?", "A red card."), ("And then?", "Nothing.")]
 

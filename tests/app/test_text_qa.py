@@ -1,5 +1,8 @@
 """`TextQA` with a Llama checkpoint that transformers saved, against transformers' own answer."""
 
+import json
+import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,9 +10,10 @@ import pytest
 import torch
 from internvl_layouts import write_tokenizer
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from typer.testing import CliRunner
 
-from spava_app import Answer, TextQA
-from spava_app.errors import CheckpointError, InvalidInput
+from spava_app import Answer, TextQA, cli
+from spava_app.errors import InvalidInput, SpavaWarning
 
 QUESTION = "Who is the narrator?"
 BOOK = "It was a bright cold day in April, and the clocks were striking thirteen. " * 8
@@ -110,6 +114,55 @@ def test_wrong_texts_are_told(qa: TextQA, tmp_path: Path) -> None:
         qa.ask(BOOK, "")
 
 
-def test_the_embedded_model_reads_no_texts() -> None:
-    with pytest.raises(CheckpointError, match="knows coloured cards"):
-        TextQA("embedded")
+def test_a_text_that_names_a_file_is_a_warning(
+    qa: TextQA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "small.txt").write_text(BOOK, "utf-8")
+    (tmp_path / "named.txt").write_text("small.txt", "utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name, path in (("small.txt", "small.txt"), ("~/small.txt", f"{tmp_path}/small.txt")):
+        warning = f"'{name}' was taken as the text itself; Path('{path}') reads the file"
+        with pytest.warns(SpavaWarning, match=re.escape(warning)):
+            answer = qa.ask(name, QUESTION, max_new_tokens=2)
+        [told] = answer.warnings
+        assert told.startswith(warning)
+        with pytest.warns(SpavaWarning):
+            *_, streamed = qa.stream(name, QUESTION, max_new_tokens=2)
+        assert isinstance(streamed, Answer)
+        with pytest.warns(SpavaWarning):
+            plan = qa.plan(name, QUESTION)
+        assert streamed.warnings == plan.warnings == (told,)
+
+
+def test_other_texts_are_no_paths(
+    qa: TextQA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "small.txt").write_text(BOOK, "utf-8")
+    (tmp_path / "named.txt").write_text("small.txt", "utf-8")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "two\nlines").touch()
+    monkeypatch.chdir(tmp_path)
+    others = ("folder", "missing.txt", "small.txt\n", "two\nlines", "small\0.txt", "x" * 1500)
+    for text in (*others, Path("small.txt"), Path("named.txt")):
+        assert qa.plan(text, QUESTION).warnings == ()
+    asked: list[object] = []
+    monkeypatch.setattr(os.path, "isfile", lambda path: asked.append(path) or False)
+    with pytest.raises(InvalidInput, match="text="):
+        qa.plan("word " * 2_000, QUESTION)
+    assert asked == []
+
+
+def test_an_answer_that_was_cut_says_so(
+    model: tuple[Path, PreTrainedModel], tmp_path: Path
+) -> None:
+    book = tmp_path / "book.txt"
+    book.write_text(BOOK, "utf-8")
+    words = ["text", str(book), QUESTION, "--model", str(model[0])]
+    done = CliRunner().invoke(cli.app, words)
+    assert done.exit_code == 0
+    assert done.stderr == "stopped at 256 tokens; --max-new-tokens N allows more\n"
+    done = CliRunner().invoke(cli.app, [*words, "--json", "--max-new-tokens", "3"])
+    assert done.stderr == ""
+    assert json.loads(done.stdout)["usage"]["finish_reason"] == "length"
+    assert json.loads(done.stdout)["model"] == str(model[0])
