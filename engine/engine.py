@@ -19,6 +19,7 @@ from spava_app.engine.settings import WorkerSettings
 from spava_app.engine.turns import Turns
 from spava_app.engine.video.damage import Noted, described
 from spava_app.errors import Cancelled, EngineDown, InvalidInput, SpavaError
+from spava_app.forked import is_forked
 
 logger = logging.getLogger(__name__)
 
@@ -226,7 +227,11 @@ class Engine:
         return Result(tuple(answers[0]["tokens"]), seconds, warnings, counts, memory)
 
     def close(self) -> None:
-        """Stop the workers and end what runs and waits; safe to call twice, from any thread."""
+        """Stop the workers and end what runs and waits; safe to call twice, from any thread. In a
+        forked child it does nothing: they are its parent's.
+        """
+        if is_forked():
+            return
         self.closings += 1
         group = self._group
         if group is None:
@@ -235,6 +240,8 @@ class Engine:
             self._drop(group, self._launcher.close)
 
     def _drop(self, group: Group, leave: Callable[[], None] = lambda: None) -> None:
+        if is_forked():
+            return
         # Forgotten first: an interrupt in the middle must not leave half a group behind.
         if self._group is group:
             self._group = None

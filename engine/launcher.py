@@ -16,7 +16,7 @@ from typing import Protocol, Self
 from spava_app.engine.devices import num_cores
 from spava_app.engine.endings import start_error
 from spava_app.engine.process_log import ProcessLog, start_process
-from spava_app.engine.scratch import scratch_folder
+from spava_app.engine.scratch import ScratchFolder
 from spava_app.engine.settings import WorkerSettings
 
 logger = logging.getLogger(__name__)
@@ -51,12 +51,12 @@ class Meeting:
     """
 
     init_method: str
-    folder: tempfile.TemporaryDirectory[str] | None = None
+    folder: ScratchFolder | None = None
 
     @classmethod
     def on_this_machine(cls) -> Self:
         """At a file in a private folder."""
-        folder = scratch_folder("workers")
+        folder = ScratchFolder("workers")
         return cls(f"file://{Path(folder.name) / 'rendezvous'}", folder)
 
     @property

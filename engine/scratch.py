@@ -1,28 +1,38 @@
-"""Folders for what lives as long as a group of workers, or one question."""
+"""Folders for what lives as long as a group of workers, or one question. A forked child removes
+none: they are its parent's.
+"""
 
 import shutil
 import tempfile
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
 from spava_app.errors import InvalidInput
+from spava_app.forked import is_forked
 
 
-def scratch_folder(purpose: str) -> tempfile.TemporaryDirectory[str]:
-    """A new private folder; it is removed by `cleanup`.
+class ScratchFolder:
+    """A new private folder; it is removed by `cleanup`, else with the object or the process.
 
     Args:
         purpose: a word for its name.
 
+    Attributes:
+        name: its path.
+
     Raises:
         InvalidInput: there is no place for one.
     """
-    try:
-        return tempfile.TemporaryDirectory(prefix=f"spava-{purpose}-", ignore_cleanup_errors=True)
-    except OSError as error:
-        raise _no_place(error) from error
+
+    def __init__(self, purpose: str) -> None:
+        try:
+            self.name = tempfile.mkdtemp(prefix=f"spava-{purpose}-")
+        except OSError as error:
+            raise _no_place(error) from error
+        self.cleanup = weakref.finalize(self, _remove, Path(self.name))
 
 
 @contextmanager
@@ -40,6 +50,11 @@ def scratch_path(purpose: str) -> Iterator[Path]:
     try:
         yield path
     finally:
+        _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if not is_forked():
         shutil.rmtree(path, ignore_errors=True)
 
 

@@ -6,6 +6,8 @@ import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from spava_app import forked as _forked  # noqa: F401 (it notes which process this is)
+
 if TYPE_CHECKING:
     from spava_app.answer import Answer, Usage
     from spava_app.api import VideoQA

@@ -12,6 +12,7 @@ from spava_app.batch import OnAnswer, ask_all
 from spava_app.conversation import Conversation
 from spava_app.engine.plan import Plan
 from spava_app.errors import SpavaError
+from spava_app.forked import check_not_forked
 from spava_app.looking import Asked, Files
 from spava_app.options import AskOptions, FrameOptions, check_options
 from spava_app.session import OnEvent, OnText, Session
@@ -120,6 +121,7 @@ class VideoQA(Session):
         Raises:
             InvalidInput, VideoError: as `ask`.
         """
+        check_not_forked()
         check_options(options, FrameOptions, "open")
         return Conversation(self, video, options)
 
@@ -146,6 +148,7 @@ class VideoQA(Session):
         Raises:
             InvalidInput: something that are no pairs, or an option that there is not.
         """
+        check_not_forked()
         check_options(options, AskOptions, "map")
         return ask_all(self, pairs, options, on_answer)
 

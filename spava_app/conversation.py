@@ -14,6 +14,7 @@ from spava_app.engine.content import stamp_of
 from spava_app.engine.scratch import scratch_path
 from spava_app.engine.turns import Turns
 from spava_app.errors import EngineError
+from spava_app.forked import check_not_forked
 from spava_app.looking import Asked, Files, Seen, look
 from spava_app.options import AnswerOptions, FrameOptions, check_options
 from spava_app.session import OnEvent, OnText, Session
@@ -69,6 +70,7 @@ class Conversation:
         """The next question; arguments and errors as in `VideoQA.ask`. A question that fails leaves
         the conversation as it was.
         """
+        check_not_forked()
         check_options(options, AnswerOptions, "a question of a conversation")
         with self._turns.turn(lambda: cancel is not None and cancel.is_set()):
             if self._closed:

@@ -28,6 +28,7 @@ from spava_app.engine.scratch import scratch_path
 from spava_app.engine.settings import cache_folder
 from spava_app.engine.weights import read_config
 from spava_app.errors import Cancelled, CheckpointError, InvalidInput, SpavaWarning
+from spava_app.forked import check_not_forked
 from spava_app.looking import Asked, Seen, hashed, look
 from spava_app.prepare import Preparer
 from spava_app.prompt import PromptBuilder
@@ -60,6 +61,8 @@ class Session:
     Raises:
         InvalidInput: a value out of range; the message names the field and the fix.
         CheckpointError: the model folder cannot be used.
+        EngineError: here and in every other call: this process was forked from one that had
+            imported the package.
     """
 
     def __init__(
@@ -74,6 +77,7 @@ class Session:
         allow_pickle: bool,
         cache: bool,
     ) -> None:
+        check_not_forked()
         if not isinstance(model, str | Path):
             fix = "give embedded, the path of a model folder, or a name on the hub"
             raise InvalidInput("model", model, fix)
@@ -119,6 +123,7 @@ class Session:
 
     def start(self) -> None:
         """Start the workers and load the model now instead of with the first question."""
+        check_not_forked()
         self._calls.call("start", self._engine.start, type(None))
 
     def close(self) -> None:
@@ -126,6 +131,7 @@ class Session:
         self._engine.close()
 
     def _plan(self, asked: Asked) -> Plan:
+        check_not_forked()
         return self._calls.call("plan", partial(self._planned, asked), Plan)
 
     def _planned(self, asked: Asked) -> Plan:
@@ -177,6 +183,7 @@ class Session:
         Args:
             looked: gives what was looked at, where that was done before.
         """
+        check_not_forked()
         for name, call in (("on_event", on_event), ("on_text", on_text)):
             if call is not None and not callable(call):
                 raise InvalidInput(name, call, "give a function")

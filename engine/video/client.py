@@ -22,6 +22,7 @@ from spava_app.engine.process_log import start_process
 from spava_app.engine.video.decoder_exit import exit_error, silence_error
 from spava_app.engine.video.wire import CONVERT, Message, Wire
 from spava_app.errors import InternalError, SpavaError, VideoError
+from spava_app.forked import is_forked
 
 logger = logging.getLogger(__name__)
 _decoder_logger = logging.getLogger("spava_app.engine.video.server")
@@ -91,7 +92,9 @@ class DecoderProcess:
         return alive and not is_stopped(self.process.pid)
 
     def end(self) -> None:
-        """Kill the process, whatever it does, and wait for it."""
+        """Kill the process, whatever it does, and wait for it; not a parent's, after a fork."""
+        if self.owner != os.getpid():
+            return
         self.process.kill()  # first: a wire that ends is an error there
         self.process.wait()
         self._wire.close()
@@ -191,9 +194,9 @@ def _take() -> DecoderProcess:
 
 @atexit.register
 def end_idle() -> None:
-    """End the process that is kept."""
+    """End the processes that are kept."""
+    if is_forked():  # where another thread may have held the lock for ever
+        return
     with _lock:
         while _idle:
-            process = _idle.pop()
-            if process.owner == os.getpid():
-                process.end()
+            _idle.pop().end()
