@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from spava_app.engine.checkpoints.files import read_object
 from spava_app.engine.checkpoints.settings import Settings, in_file
 from spava_app.engine.media import Media
 from spava_app.engine.models.internvl_config import InternVisionConfig
@@ -79,7 +80,11 @@ class Processor(Protocol):
         ...
 
     def placeholders(self, token_ids: Mapping[str, int]) -> frozenset[int]:
-        """Ids that stand for visual tokens in a prompt, given the tokenizer's special tokens."""
+        """Ids that stand for visual tokens in a prompt, given the tokenizer's special tokens.
+
+        Raises:
+            CheckpointError: config.json names other ids, or there is no such token.
+        """
         ...
 
 
@@ -95,6 +100,8 @@ class QwenProcessor:
     video: PixelConfig
     picture: PixelConfig
     placeholder_ids: frozenset[int]
+
+    TOKENS = ("<|image_pad|>", "<|video_pad|>")
 
     @classmethod
     def from_folder(cls, folder: Path, config: Mapping[str, Any]) -> "QwenProcessor":
@@ -149,6 +156,10 @@ class QwenProcessor:
         return vision(pixels, (num_units, *media.grid[1:]))
 
     def placeholders(self, token_ids: Mapping[str, int]) -> frozenset[int]:
+        own = {token_ids[token] for token in self.TOKENS if token in token_ids}
+        if not own <= self.placeholder_ids:
+            fix = f"must be {sorted(own)}, the ids of {' and '.join(self.TOKENS)} in the tokenizer"
+            raise CheckpointError(", ".join(_QWEN_TOKENS), sorted(self.placeholder_ids), fix)
         return self.placeholder_ids
 
 
@@ -161,10 +172,12 @@ class InternVLProcessor:
     Attributes:
         tiles: pixel settings.
         tile_tokens: embeddings of a tile.
+        token_id: of `TOKEN` by config.json; None where that does not say.
     """
 
     tiles: TileConfig
     tile_tokens: int
+    token_id: int | None = None
 
     START, TOKEN, END = "<img>", "<IMG_CONTEXT>", "</img>"
 
@@ -176,12 +189,17 @@ class InternVLProcessor:
             CheckpointError: a setting that is missing, or that is not supported.
         """
         vision = InternVisionConfig.from_hf(config)
-        # Only the original layout has the setting; that of transformers is in another file.
-        most = Settings(config, {"max_dynamic_patch": 6 if vision.original else 12})
-        tiles = TileConfig.from_folder(
-            folder, vision.image_size, most.count("max_dynamic_patch", most=_MOST_TILES)
-        )
-        return cls(tiles, vision.tokens_per_tile)
+        most = None
+        # Only the original layout has these; those of transformers are in other files.
+        if vision.original:
+            model = Settings(config, {"max_dynamic_patch": 6})
+            model.only("min_dynamic_patch", 1)
+            most = model.count("max_dynamic_patch", most=_MOST_TILES)
+        tiles = TileConfig.from_folder(folder, vision.image_size, most)
+        file = folder / "processor_config.json"
+        with in_file(file):
+            Settings(read_object(file) or {}).only("image_seq_length", vision.tokens_per_tile)
+        return cls(tiles, vision.tokens_per_tile, vision.image_token_id)
 
     @property
     def frames_per_unit(self) -> int:
@@ -220,6 +238,9 @@ class InternVLProcessor:
     def placeholders(self, token_ids: Mapping[str, int]) -> frozenset[int]:
         if self.TOKEN not in token_ids:
             raise CheckpointError("tokenizer", "special tokens", f"must have {self.TOKEN}")
+        if self.token_id not in (None, own := token_ids[self.TOKEN]):
+            fix = f"must be {own}, the id of {self.TOKEN} in the tokenizer"
+            raise CheckpointError("image_token_id", self.token_id, fix)
         return frozenset((token_ids[self.TOKEN],))
 
 
@@ -238,7 +259,7 @@ def make_processor(folder: Path, config: Mapping[str, Any]) -> Processor | None:
     """
     names: Sequence[str] = config.get("architectures") or []
     for name in names:
-        if name in _PROCESSORS:
+        if isinstance(name, str) and name in _PROCESSORS:
             with in_file(folder / "config.json"):
                 return _PROCESSORS[name].from_folder(folder, config)
     return None

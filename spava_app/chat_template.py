@@ -12,36 +12,47 @@ from spava_app.template_renderer import RENDERER, TemplateFailed
 MOST_ADDED = 2**20
 
 
-def find_template(folder: Path, of_tokenizer: object) -> str | None:
-    """The template of a checkpoint, None where it has none.
+def find_template(
+    folder: Path, of_tokenizer: object, *, sees: bool = True
+) -> tuple[str, Path] | None:
+    """The template of a checkpoint and the file it stands in, None where it has none.
 
-    Looks where the processors of transformers 5 look, in their order: `processor_config.json`, the
-    older `chat_template.json`, `chat_template.jinja`, and last the tokenizer's own. The published
-    Qwen2.5-VL folders have a text-only template in the tokenizer and the one that shows pictures in
-    chat_template.json.
+    Looks where transformers 5 looks, in its order. For a model that sees that is its processor:
+    `processor_config.json`, the older `chat_template.json`, `chat_template.jinja`, and here last
+    the tokenizer's own, where vLLM looks too. The published Qwen2.5-VL folders have a text-only
+    template in the tokenizer and the one that shows pictures in chat_template.json. A text model
+    has the tokenizer's, which chat_template.jinja replaces.
 
     Args:
         of_tokenizer: what the tokenizer has: a text, texts by name, or None.
+        sees: whether the model has a processor.
 
     Raises:
         CheckpointError: a file that is broken, or templates without one named "default".
     """
-    for name in ("processor_config.json", "chat_template.json"):
+    for name in ("processor_config.json", "chat_template.json") if sees else ():
         file = folder / name
-        if (found := (read_object(file) or {}).get("chat_template")) is not None:
+        content = read_object(file)
+        if content is None:
+            continue
+        if (found := content.get("chat_template")) is not None:
             return _default(found, file)
+        if name == "chat_template.json":
+            raise CheckpointError("model", str(file), "lacks chat_template")
     if (text := read_text(folder / "chat_template.jinja")) is not None:
-        return text
-    return None if of_tokenizer is None else _default(of_tokenizer, folder)
+        return text, folder / "chat_template.jinja"
+    if of_tokenizer is None:
+        return None
+    return _default(of_tokenizer, folder / "tokenizer_config.json")
 
 
-def _default(found: object, file: Path) -> str:
+def _default(found: object, file: Path) -> tuple[str, Path]:
     if isinstance(found, Mapping):
         found = found.get("default")
     if not isinstance(found, str):
         fix = "chat_template must be a text, or have one named default"
         raise CheckpointError("model", str(file), fix)
-    return found
+    return found, file
 
 
 class ChatTemplate:
@@ -49,12 +60,12 @@ class ChatTemplate:
 
     Args:
         text: the template.
-        folder: of the model, for errors.
+        file: it stands in, for errors.
         variables: what it may use beside messages: the tokenizer's special tokens by role.
     """
 
-    def __init__(self, text: str, folder: Path, variables: Mapping[str, Any]) -> None:
-        self._text, self._folder, self._variables = text, folder, dict(variables)
+    def __init__(self, text: str, file: Path, variables: Mapping[str, Any]) -> None:
+        self._text, self.file, self._variables = text, file, dict(variables)
 
     def render(self, messages: Sequence[Mapping[str, Any]], *, answers: bool = True) -> str:
         """The prompt of `messages`.
@@ -76,4 +87,4 @@ class ChatTemplate:
             return RENDERER.render(request, most=given + MOST_ADDED)
         except TemplateFailed as error:
             fix = f"its chat template fails ({error})"
-            raise CheckpointError("model", str(self._folder), fix) from error
+            raise CheckpointError("model", str(self.file), fix) from error

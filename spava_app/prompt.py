@@ -68,9 +68,10 @@ class PromptBuilder:
         self._folder, self._tokenizer = folder, Tokenizer(folder)
         self.decode = self._tokenizer.decode
         self._template = None
-        template = find_template(folder, self._tokenizer.template)
-        if template is not None:
-            self._template = ChatTemplate(template, folder, self._tokenizer.variables)
+        # transformers asks the processor of a model that sees, and of others the tokenizer.
+        found = find_template(folder, self._tokenizer.template, sees=processor is not None)
+        if found is not None:
+            self._template = ChatTemplate(*found, self._tokenizer.variables)
         elif processor is not None:
             raise CheckpointError("model", str(folder), "has no chat template")
         self.has_template = self._template is not None
@@ -78,7 +79,8 @@ class PromptBuilder:
         self.stop_ids = stop_ids(folder, config, self._tokenizer, self._template)
         placeholders: frozenset[int] = frozenset()
         if processor is not None:
-            placeholders = processor.placeholders(self._tokenizer.added_vocab)
+            with in_file(folder / "config.json"):
+                placeholders = processor.placeholders(self._tokenizer.added_vocab)
         self._placeholders = placeholders
         self._encode = PromptEncoder(self._tokenizer, placeholders, frozenset(self.stop_ids))
         self._encoded = lru_cache(maxsize=8)(self._encode_question)
@@ -185,10 +187,14 @@ class PromptBuilder:
             messages = [{"role": "system", "content": self._system}, *messages]
         return self._template.render(messages)
 
+    @property
+    def _template_file(self) -> str:
+        return str(self._folder if self._template is None else self._template.file)
+
     def _with_mark(self, rendered: str) -> str:
         if MARK not in rendered:
             fix = "its chat template leaves out what the user says"
-            raise CheckpointError("model", str(self._folder), fix)
+            raise CheckpointError("model", self._template_file, fix)
         return rendered
 
     def _expand(
@@ -198,7 +204,7 @@ class PromptBuilder:
         found = sum(token in self._placeholders for token in ids)
         if found != sum(len(fit.runs) for fit in media):
             fix = "its chat template does not put one placeholder where a picture or video is"
-            raise CheckpointError("model", str(self._folder), fix)
+            raise CheckpointError("model", self._template_file, fix)
         runs = [(index, run) for index, fit in enumerate(media) for run in fit.runs]
         following = iter(runs)
         expanded: list[int] = []

@@ -1,13 +1,16 @@
 """The tokenizer of a model folder, loaded without running code of the folder."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from spava_app.engine.checkpoints.files import check_readable
+import tokenizers
+
+from spava_app.engine.checkpoints.files import check_readable, read_object
+from spava_app.engine.checkpoints.settings import Settings, in_file
 from spava_app.errors import CheckpointError
 
 # Characters that are encoded at a time where a text is only counted.
@@ -156,15 +159,47 @@ def _load(folder: Path) -> Any:
             raise CheckpointError("model", str(folder), "has no tokenizer.json: convert it")
     finally:
         logging.set_verbosity(level)
-    raise CheckpointError("model", str(folder), _why(folder)) from failure
+    raise _why(folder, failure) from failure
 
 
-def _why(folder: Path) -> str:
-    if (folder / "tokenizer.model").is_file() and not (folder / "tokenizer.json").is_file():
-        return (
-            "has tokenizer.model and no tokenizer.json: pip install sentencepiece tiktoken "
-            "protobuf, or convert it"
-        )
-    if not (folder / "tokenizer.json").is_file():
-        return "has no tokenizer.json"
-    return "its tokenizer.json cannot be loaded"
+def _why(folder: Path, failure: Exception | None) -> CheckpointError:
+    """Which file is at fault, and where it can be told which key of it."""
+    whole = folder / "tokenizer.json"
+    if not whole.is_file():
+        fix = "has no tokenizer.json"
+        if (folder / "tokenizer.model").is_file():
+            fix = (
+                "has tokenizer.model and no tokenizer.json: pip install sentencepiece tiktoken "
+                "protobuf, or convert it"
+            )
+        return CheckpointError("model", str(folder), fix)
+    for name in ("special_tokens_map.json", "added_tokens.json", "tokenizer_config.json"):
+        with in_file(folder / name):
+            _check_types(Settings(read_object(folder / name) or {}))
+    try:
+        tokenizers.Tokenizer.from_file(str(whole))
+        file = folder / "tokenizer_config.json"
+    except Exception as error:  # noqa: BLE001 (as above)
+        file, failure = whole, error
+    why = str(failure).strip().partition("\n")[0][:200]
+    return CheckpointError("model", str(file), f"cannot be loaded ({why})")
+
+
+def _check_types(settings: Settings) -> None:
+    for key, value in settings.items():
+        content = value.get("content") if isinstance(value, Mapping) else value
+        if key.endswith("_token") and not isinstance(content, str | None):
+            settings.refuse(key, "must be a text, or an object with its content")
+    if not isinstance(settings.raw("added_tokens_decoder", {}), Mapping) or settings.null(
+        "added_tokens_decoder"
+    ):
+        settings.refuse("added_tokens_decoder", "must be an object")
+    extra = settings.raw("extra_special_tokens", [])
+    if not isinstance(extra, Mapping | list) or not all(isinstance(it, str) for it in extra):
+        settings.refuse("extra_special_tokens", "must be an object, or a list of texts")
+    template = settings.raw("chat_template", "")
+    items = template if isinstance(template, list) else []
+    if not isinstance(template, str | Mapping | list) or any(
+        not isinstance(it, Mapping) or not {"name", "template"} <= set(it) for it in items
+    ):
+        settings.refuse("chat_template", "must be a text, or a list of names and templates")

@@ -34,6 +34,10 @@ class Settings:
         """What stands in the file."""
         return self._values.items()
 
+    def null(self, key: str) -> bool:
+        """Whether the file has null for it, which for a few settings is not as left out."""
+        return key in self._values and self._values[key] is None
+
     def raw(self, key: str, default: Any = None) -> Any:
         """The value as it stands in the file; null counts as left out."""
         value = self._values.get(key)
@@ -57,12 +61,12 @@ class Settings:
             self.refuse(key, f"must be a whole number from 1 to {most}")
         return value
 
-    def number(self, key: str, *, above: float = 0.0) -> float:
-        """A finite number above `above`."""
+    def number(self, key: str, *, above: float = 0.0, most: float = MOST_COUNT) -> float:
+        """A number above `above` and at most `most`."""
         value = self._needed(key)
         number = None if isinstance(value, str) else finite_number(value)
-        if number is None or number <= above:
-            self.refuse(key, f"must be a number above {above:g}")
+        if number is None or not above < number <= most:
+            self.refuse(key, f"must be a number above {above:g} and at most {most:g}")
         return float(number)
 
     def flag(self, key: str) -> bool:

@@ -60,6 +60,8 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "rope_theta": 1e6,
     },
 }
+# Of `Qwen2_5_VLRotaryEmbedding`, where a file leaves it out.
+_MROPE_SECTION = {"qwen2_5_vl_text": (16, 24, 24)}
 _FLAT = {"qwen2_5_vl": "qwen2_5_vl_text"}
 
 
@@ -91,34 +93,43 @@ class DecoderConfig:
 
     @classmethod
     def from_hf(
-        cls, config: Mapping[str, Any], *, kind: str | None = None, tied: bool = False
+        cls,
+        config: Mapping[str, Any],
+        *,
+        kind: str | None = None,
+        part: str | None = None,
+        tied: bool = False,
     ) -> "DecoderConfig":
         """Read the nested (`text_config`, `llm_config`) layout or the hub's older flat one.
 
         Args:
             kind: `model_type` where the file need not name one.
+            part: where the decoder is, which a file may leave out.
             tied: `tie_word_embeddings` where a model around the decoder does not say.
 
         Raises:
             CheckpointError: a setting is missing or wrong, or asks for something this decoder does
                 not compute.
         """
-        nested = next((name for name in ("text_config", "llm_config") if config.get(name)), None)
         outer = Settings(config)
-        text = _decoder_settings(outer.part(nested) if nested else outer, kind)
+        nested = part or ("text_config" if "text_config" in outer else None)
+        text = outer.part(nested) if nested else outer
+        family = _family(text, kind)
+        text = text.with_defaults(DEFAULTS[family])
         _refuse_unknown(text)
         heads, hidden = text.count("num_attention_heads"), text.count("hidden_size")
-        kv_heads = text.count("num_key_value_heads") if "num_key_value_heads" in text else heads
+        kv_heads = _kv_heads(text, heads)
         if heads % kv_heads:
             text.refuse("num_key_value_heads", f"must divide num_attention_heads={heads}")
         if "head_dim" not in text and hidden % heads:
             text.refuse("hidden_size", f"must be a multiple of num_attention_heads={heads}")
         head_dim = text.count("head_dim") if "head_dim" in text else hidden // heads
         if head_dim % 2:
-            text.refuse("head_dim", f"must be even, and is {head_dim}")
-        rope, section = RopeConfig.read(text), _mrope_section(text, head_dim)
+            key = "head_dim" if "head_dim" in text else "hidden_size"
+            text.refuse(key, f"heads have {head_dim} dimensions: must be an even number")
+        rope, section = RopeConfig.read(text), _mrope_section(text, family, head_dim)
         # Llama says whether it has biases; Qwen2 always has them on q, k and v and never on o.
-        llama = text.raw("model_type", kind) == "llama"
+        llama = family == "llama"
         bias = text.flag("attention_bias") if llama else False
         # Published configs disagree about where this stands; loading looks at the tensors too.
         tie_embeddings = text.flag("tie_word_embeddings")
@@ -133,7 +144,7 @@ class DecoderConfig:
             num_heads=heads,
             num_kv_heads=kv_heads,
             head_dim=head_dim,
-            norm_eps=text.number("rms_norm_eps"),
+            norm_eps=text.number("rms_norm_eps", most=1),
             rope=rope,
             mrope_section=section,
             qkv_bias=bias if llama else True,
@@ -149,13 +160,19 @@ class DecoderConfig:
         return max(1, CHUNK_BYTES // (4 * self.intermediate_size * dtype.itemsize))
 
 
-def _decoder_settings(text: Settings, kind: str | None) -> Settings:
-    """With the defaults of its `model_type`."""
+def _family(text: Settings, kind: str | None) -> str:
+    """The key of `DEFAULTS` for its `model_type`."""
     found = text.raw("model_type", kind)
     known = _FLAT.get(found, found) if isinstance(found, str) else found
     if not isinstance(known, str) or known not in DEFAULTS:
         text.refuse("model_type", f"supported decoders: {', '.join(DEFAULTS)}")
-    return text.with_defaults(DEFAULTS[known])
+    return known
+
+
+def _kv_heads(text: Settings, heads: int) -> int:
+    """Null, and nothing for a family without a default, mean as many as there are query heads."""
+    key = "num_key_value_heads"
+    return heads if text.null(key) or text.raw(key) is None else text.count(key)
 
 
 def _refuse_unknown(text: Settings) -> None:
@@ -173,9 +190,9 @@ def _refuse_unknown(text: Settings) -> None:
         text.refuse("use_sliding_window", "only false is supported")
 
 
-def _mrope_section(text: Settings, head_dim: int) -> tuple[int, ...] | None:
-    rope = RopeConfig.settings(text)
-    if "mrope_section" not in rope:
+def _mrope_section(text: Settings, family: str, head_dim: int) -> tuple[int, ...] | None:
+    rope = RopeConfig.settings(text).with_defaults({"mrope_section": _MROPE_SECTION.get(family)})
+    if rope.raw("mrope_section") is None:
         return None
     section = rope.counts("mrope_section")
     if len(section) != 3 or sum(section) != head_dim // 2:
@@ -185,9 +202,9 @@ def _mrope_section(text: Settings, head_dim: int) -> tuple[int, ...] | None:
 
 
 def _max_positions(text: Settings, rope: RopeConfig) -> int:
-    """As vLLM derives it: YaRN stretches the original length by its factor."""
+    """As vLLM derives it: with YaRN the original length times its factor."""
     longest = text.count("max_position_embeddings", most=MOST_POSITIONS)
-    longest = max(longest, rope.stretched_len)
+    longest = rope.stretched_len or longest
     # Qwen2.5-1M: beyond a chunk, positions were trained with dual chunk attention alone, and plain
     # attention, which transformers and this decoder compute, never saw them (arXiv 2501.15383).
     if "dual_chunk_attention_config" in text:

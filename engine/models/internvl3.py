@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from spava_app.engine.models.decoder import Decoder
 from spava_app.engine.models.decoder_config import DecoderConfig
-from spava_app.engine.models.internvl_config import InternVisionConfig, decoder_kind
+from spava_app.engine.models.internvl_config import InternVisionConfig, decoder_kind, decoder_part
 from spava_app.engine.models.published import Rows, Table
 
 _NORMS: dict[str, type[nn.LayerNorm] | type[nn.RMSNorm]] = {
@@ -191,7 +191,8 @@ class InternVL3(nn.Module):
         self.vision = InternVisionTower(InternVisionConfig.from_hf(config))
         # The original's outer tie_word_embeddings says nothing: its decoder reads llm_config alone.
         tied = not self.vision.config.original
-        self.decoder = Decoder(DecoderConfig.from_hf(config, kind=decoder_kind(config), tied=tied))
+        kind, part = decoder_kind(config), decoder_part(config)
+        self.decoder = Decoder(DecoderConfig.from_hf(config, kind=kind, part=part, tied=tied))
 
     def published(self) -> dict[str, Rows]:
         """Which rows of which parameter each published tensor fills."""

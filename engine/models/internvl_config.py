@@ -6,6 +6,7 @@ from typing import Any
 
 from spava_app.engine.checkpoints.settings import MOST_LAYERS, Settings
 from spava_app.engine.models.decoder_config import DEFAULTS
+from spava_app.errors import CheckpointError
 
 DECODERS = ("qwen2", "llama")
 
@@ -15,7 +16,7 @@ _HF_QK_NORM_EPS = 1e-6
 # Of each layout: the defaults of its own classes (InternVLConfig and InternVLVisionConfig of
 # transformers 5; InternVLChatConfig and InternVisionConfig of the original), and what this tower
 # computes. The decoder of a layout that names none is Qwen2 in transformers.
-_HF_DEFAULTS = {"downsample_ratio": 0.5}
+_HF_DEFAULTS = {"downsample_ratio": 0.5, "image_token_id": 151_667}
 _HF_VISION_DEFAULTS = {
     "hidden_size": 1024,
     "num_hidden_layers": 24,
@@ -104,7 +105,7 @@ class InternVisionConfig:
             CheckpointError: a setting is missing or wrong, or asks for something this tower does
                 not compute.
         """
-        original = "llm_config" in config
+        original = is_original(config)
         model = Settings(config, _CHAT_DEFAULTS if original else _HF_DEFAULTS)
         defaults = _CHAT_VISION_DEFAULTS if original else _HF_VISION_DEFAULTS
         vision = model.part("vision_config", defaults)
@@ -122,12 +123,12 @@ class InternVisionConfig:
             model.refuse("force_image_size", fix)
         if vision.raw("norm_type") not in NORM_TYPES:
             vision.refuse("norm_type", f"supported: {', '.join(NORM_TYPES)}")
-        eps = vision.number("layer_norm_eps")
+        eps = vision.number("layer_norm_eps", most=1)
         if original:
             qk_norm_eps = eps if vision.flag("qk_normalization") else None
         else:
             qk_norm_eps = _HF_QK_NORM_EPS if vision.flag("use_qk_norm") else None
-        text = model.part("llm_config" if original else "text_config")
+        text = model.part(decoder_part(config))
         text = text.with_defaults(DEFAULTS[decoder_kind(config)])
         return cls(
             hidden_size=hidden,
@@ -142,7 +143,7 @@ class InternVisionConfig:
             norm_eps=eps,
             qkv_bias=vision.flag("qkv_bias" if original else "attention_bias"),
             qk_norm_eps=qk_norm_eps,
-            image_token_id=config.get("image_token_id"),
+            image_token_id=None if original else model.count("image_token_id"),
             original=original,
         )
 
@@ -157,16 +158,31 @@ class InternVisionConfig:
         return self.num_patches // self.merge_size**2
 
 
+def is_original(config: Mapping[str, Any]) -> bool:
+    """Whether a config.json is of the layout of InternVLChatModel."""
+    named = config.get("architectures")
+    return "llm_config" in config or (isinstance(named, list) and "InternVLChatModel" in named)
+
+
+def decoder_part(config: Mapping[str, Any]) -> str:
+    """The key under which a config.json has its decoder."""
+    return "llm_config" if is_original(config) else "text_config"
+
+
 def decoder_kind(config: Mapping[str, Any]) -> str:
     """The `model_type` of the decoder, which a file may leave out.
 
     Raises:
         CheckpointError: a decoder that is not supported.
     """
-    original = "llm_config" in config
-    text = Settings(config).part("llm_config" if original else "text_config")
-    named = text.raw("architectures") if original else None
+    model, part = Settings(config), decoder_part(config)
+    if part == "llm_config" and part not in model:
+        raise CheckpointError(part, None, "is missing")
+    text = model.part(part)
+    named = text.raw("architectures") if is_original(config) else None
     first = named[0] if isinstance(named, list) and named else None
+    if not isinstance(first, str):
+        first = None
     kind = text.raw("model_type", _CHAT_DECODERS.get(first, first) if first else "qwen2")
     if kind not in DECODERS:
         text.refuse("model_type", f"supported decoders of this model: {', '.join(DECODERS)}")

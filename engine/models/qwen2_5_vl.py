@@ -91,7 +91,7 @@ class VisionConfig:
             merge_size=merge,
             window_size=window,
             full_attention_layers=frozenset(vision.counts("fullatt_block_indexes", least=0)),
-            tokens_per_second=vision.number("tokens_per_second"),
+            tokens_per_second=vision.number("tokens_per_second", most=1000),
         )
 
     @property

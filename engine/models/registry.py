@@ -28,14 +28,14 @@ def model_class(config: Mapping[str, Any], folder: str) -> type[Model]:
     Raises:
         CheckpointError: an architecture that is not supported; the message lists those that are.
     """
-    named = config.get("architectures") or []
+    named = config.get("architectures")
     if isinstance(named, list):
         for name in named:
             if isinstance(name, str) and name in ARCHITECTURES:
                 return ARCHITECTURES[name]
     supported = ", ".join(sorted(ARCHITECTURES))
     fix = f"architectures={named!r} is not supported; supported: {supported}"
-    raise CheckpointError("model", folder, fix)
+    raise CheckpointError("model", f"{folder}/config.json", fix)
 
 
 def make_model(config: Mapping[str, Any], folder: str) -> Model:

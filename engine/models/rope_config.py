@@ -10,6 +10,7 @@ from torch import Tensor
 from spava_app.engine.checkpoints.settings import MOST_POSITIONS, Settings
 from spava_app.kernels.rope import rotary_frequencies
 
+_MOST_THETA = 1e12  # the largest published one is 3.6e9
 _KINDS = ("default", "mrope", "dynamic", "llama3", "yarn")
 
 
@@ -107,7 +108,9 @@ class RopeConfig:
         """The object they stand in: `rope_scaling`, else `rope_parameters` of transformers 5, which
         may hold one for each kind of layer.
         """
-        rope = text.part("rope_scaling" if text.raw("rope_scaling") else "rope_parameters")
+        rope = text.part("rope_scaling")
+        if not rope.items():  # as `rope_scaling or rope_parameters` there
+            rope = text.part("rope_parameters")
         return rope.part("full_attention") if "full_attention" in rope else rope
 
     @classmethod
@@ -118,7 +121,9 @@ class RopeConfig:
             CheckpointError: a setting is missing or wrong, or a kind of scaling is not supported.
         """
         rope = cls.settings(text)
-        theta = (rope if "rope_theta" in rope else text).number("rope_theta", above=1)
+        theta = (rope if "rope_theta" in rope else text).number(
+            "rope_theta", above=1, most=_MOST_THETA
+        )
         for settings in (rope, text):
             settings.only("partial_rotary_factor", 1)
         kind = rope.raw("rope_type", rope.raw("type", "default"))
@@ -137,6 +142,8 @@ class RopeConfig:
             return cls(theta, Llama3Scaling(rope.number("factor"), low, high, length))
         # Dynamic NTK raises the base for prompts longer than max_position_embeddings, which are
         # refused before they come here, and is the default for all others.
+        if kind == "dynamic":
+            rope.number("factor")
         return cls(theta)
 
     @property

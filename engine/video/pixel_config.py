@@ -16,6 +16,8 @@ _ALL, _VIDEO, _PICTURE = (
     "video_preprocessor_config.json",
     "preprocessor_config.json",
 )
+# Of Qwen2VLImageProcessor where a file leaves them out; PixelConfig has those for videos.
+_PICTURE_LIMITS = {"min_pixels": 4 * 28 * 28, "max_pixels": 1280 * 28 * 28}
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 # The steps that are done here are these; a checkpoint that wants others must not be read wrongly.
@@ -81,8 +83,8 @@ class PixelConfig:
         return self.patch_size * self.merge_size
 
     @classmethod
-    def from_dict(cls, settings: Mapping[str, Any]) -> "PixelConfig":
-        """Read the dictionary of a Hugging Face video (or image) preprocessor file.
+    def from_dict(cls, settings: Mapping[str, Any], *, picture: bool = False) -> "PixelConfig":
+        """Read the dictionary of a Hugging Face video preprocessor file, or that of pictures.
 
         Raises:
             CheckpointError: a setting asks for a step that is not done here, or is malformed.
@@ -90,19 +92,21 @@ class PixelConfig:
         refuse_other_steps(settings)
         read = Settings(settings)
         size = read.part("size")
-        given = {
+        given = dict(_PICTURE_LIMITS) if picture else {}
+        found = {
             "min_pixels": size.raw("shortest_edge", size.raw("min_pixels")),
             "max_pixels": size.raw("longest_edge", size.raw("max_pixels")),
             "mean": channels(read, "image_mean", _CLIP_MEAN),
             "std": channels(read, "image_std", _CLIP_STD),
         }
         # Top-level names win over `size`: that is how older checkpoints override it.
-        given |= {
+        found |= {
             name: read.raw(name)
             for name in cls.__dataclass_fields__
             if name not in {"mean", "std"} and name in read
         }
-        return cls(**{name: value for name, value in given.items() if value is not None})
+        given |= {name: value for name, value in found.items() if value is not None}
+        return cls(**given)
 
     def limited(self, max_pixels: int) -> Self:
         """With `max_pixels` a frame instead of the checkpoint's own limits, lower or higher."""
@@ -130,7 +134,7 @@ class PixelConfig:
             settings = {name: value for name, value in settings.items() if name not in limits}
             settings["cap_pixels_per_frame"] = True
         with in_file(file):
-            return cls.from_dict(settings)
+            return cls.from_dict(settings, picture=picture)
 
 
 def channels(

@@ -53,6 +53,7 @@ class TileConfig:
         """
         refuse_other_steps(settings)
         read = Settings(settings, {"max_patches": 12})
+        read.only("min_patches", 1)
         for name in ("size", "image_mean", "image_std"):
             if name not in read:
                 read.refuse(name, "must be in the preprocessor file")
@@ -64,16 +65,19 @@ class TileConfig:
         return cls(side, mean, std, read.count("max_patches"))
 
     @classmethod
-    def from_folder(cls, folder: str | Path, size: int, max_tiles: int) -> "TileConfig":
+    def from_folder(cls, folder: str | Path, size: int, max_tiles: int | None) -> "TileConfig":
         """Read the settings of a checkpoint whose tower takes tiles of `size` pixels. The original
-        layout's file is for training on whole pictures: there `max_tiles` and the defaults hold.
+        layout's file is for training on whole pictures: there `max_tiles`, which is None for the
+        other layout, and the defaults hold.
 
         Raises:
             CheckpointError: a broken file, or tiles of another size.
         """
         file, settings = read_settings(folder, picture=True) or (Path(folder), {})
-        if not isinstance(settings.get("size"), dict):
+        if max_tiles is not None and not isinstance(settings.get("size"), dict):
             return cls(size, max_tiles=max_tiles)
+        if not settings:
+            return cls(size)
         with in_file(file):
             found = cls.from_dict(settings)
             if found.size != size:

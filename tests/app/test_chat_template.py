@@ -119,8 +119,11 @@ def test_where_a_template_is_looked_for(tmp_path: Path, files: set[str], expecte
     }
     for name in files:
         (tmp_path / name).write_text(contents[name])
-    assert find_template(tmp_path, {"default": "tokenizer", "rag": "x"}) == expected
-    assert find_template(tmp_path, "tokenizer") == expected
+    for of_tokenizer in ({"default": "tokenizer", "rag": "x"}, "tokenizer"):
+        found = find_template(tmp_path, of_tokenizer)
+        assert found is not None
+        assert found[0] == expected
+        assert expected in str(found[1].name)
     if not files:
         assert find_template(tmp_path, None) is None
 
