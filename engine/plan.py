@@ -6,6 +6,7 @@ from textwrap import fill
 from typing import Any, Self
 
 from spava_app.engine.plain import from_plain
+from spava_app.engine.sampler import GREEDY, Sampling
 
 # Of a line in characters: a plan that is indented a little still fits into 100 columns.
 _WIDTH = 96
@@ -54,6 +55,9 @@ class Plan:
         method, options: the prefill method and the options that were given.
         world_size, device: ranks and what they run on.
         anchor_len, num_blocks, block_len, passing_len: lengths of the layout; passing is per block.
+        max_new_tokens, sampling: the longest answer, and how its tokens are chosen: as asked for,
+            else as the checkpoint says.
+        chat_template: whether the model has one; it is asked plainly otherwise.
         why: the method was chosen.
         seconds: predicted per stage, named as in an answer's timings: with nothing kept of the
             media from earlier questions, and for the longest answer.
@@ -77,6 +81,9 @@ class Plan:
     num_blocks: int
     block_len: int
     passing_len: int
+    max_new_tokens: int = 0
+    sampling: Sampling = GREEDY
+    chat_template: bool = True
     options: dict[str, Any] = field(default_factory=dict)
     why: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
@@ -99,8 +106,9 @@ class Plan:
         lines = [
             *map(str, self.media),
             f"prompt  {self.num_tokens} tokens: {self.num_visual} visual, "
-            f"{self.query_len} question",
+            f"{self.query_len} question" + ", no chat template" * (not self.chat_template),
             f"model   {self.model}",
+            f"answer  up to {self.max_new_tokens} tokens, {self.sampling}",
             f"method  {self.method} on {self.world_size} x {self.device}"
             + (f" ({self.why})" if self.why else ""),
         ]

@@ -28,6 +28,7 @@ from spava_app.engine.bench.group import versions
 from spava_app.engine.bench.report import say
 from spava_app.engine.models.geometries import GEOMETRIES
 from spava_app.engine.random_checkpoint import write_random_checkpoint
+from spava_app.engine.sampler import GREEDY
 from spava_app.engine.video.bench_clip import repeat, write_minute
 from spava_app.errors import SpavaError
 from spava_app.output_file import JsonFile, add_json_option
@@ -130,7 +131,11 @@ def _rows(model: str, video: Path, options: argparse.Namespace) -> Iterator[dict
             where = {"gpus": ranks} if options.device == "cuda" else {"gpus": 0, "cpu_ranks": ranks}
             with VideoQA(model, **where, method=method, cache=False) as qa:
                 for frames in options.frames:
-                    given = {"num_frames": frames, "max_new_tokens": options.new_tokens}
+                    given = {
+                        "num_frames": frames,
+                        "max_new_tokens": options.new_tokens,
+                        "sampling": GREEDY,
+                    }
                     first = qa.ask(video, QUESTION, **given)
                     answers = [qa.ask(video, QUESTION, **given) for _ in range(options.repeats)]
                     row = compare(answers, options.new_tokens)

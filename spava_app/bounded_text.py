@@ -90,6 +90,7 @@ def _stream(field: str, path: str, descriptor: int, most: int, seconds: float | 
 
 def _text(field: str, path: str, content: bytes) -> str:
     try:
-        return content.decode("utf-8")
+        # Lines end as in every text file that Python reads.
+        return content.decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError:
         raise InvalidInput(field, path, "is not valid UTF-8") from None

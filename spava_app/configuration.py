@@ -18,6 +18,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from spava_app.bounded_text import read_text_file
 from spava_app.commands.groups import ENVIRONMENT
 from spava_app.errors import InvalidInput
 from spava_app.terminal import speaks
@@ -32,6 +33,9 @@ KUBERNETES = re.compile(
 )
 # How alike a variable and an option must be to be the same with a slip of the pen.
 _NEAR_MISS = 0.75
+
+# More than all options there are take.
+_MOST_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -123,11 +127,10 @@ def read_file(given: str | None, root: TyperGroup) -> FromFile:
 
 
 def _content(path: Path) -> dict[str, Any]:
+    text = read_text_file("config", path, _MOST_BYTES)
     try:
-        return tomllib.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise InvalidInput("config", str(path), f"cannot be read: {error.strerror}") from None
-    # ValueError: also for what is no UTF-8, and for numbers of more digits than Python reads.
+        return tomllib.loads(text)
+    # ValueError: also for numbers of more digits than Python reads.
     except (ValueError, RecursionError) as error:
         raise InvalidInput("config", str(path), f"is no TOML: {error}") from None
 

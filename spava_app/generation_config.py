@@ -2,7 +2,7 @@
 transformers and by vLLM. What is asked for explicitly wins.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,9 @@ from spava_app.engine.checkpoints.files import read_object
 from spava_app.engine.checkpoints.settings import Settings, in_file
 from spava_app.engine.sampler import GREEDY, Sampling
 from spava_app.errors import CheckpointError, InvalidInput
+from spava_app.options import DEFAULT_MAX_NEW_TOKENS
 
 FILE = "generation_config.json"
-# Of an answer, in tokens, where neither the caller nor the checkpoint says.
-DEFAULT_MAX_NEW_TOKENS = 256
 # GenerationConfig's own defaults, of `do_sample: true`.
 _SAMPLED = {"temperature": 1.0, "top_p": 1.0, "top_k": 50}
 # Settings that would change an answer and are not followed, with the value that changes nothing.
@@ -82,11 +81,19 @@ class GenerationDefaults:
                 raise CheckpointError(error.field, error.value, error.fix) from error
             return cls(sampling, settings.count("max_new_tokens"), _ignored(settings))
 
-    def warning(self) -> str:
-        """About what is ignored; empty where nothing is."""
+    def within(self, longest: int) -> "GenerationDefaults":
+        """For a model of `longest` tokens: a length that nobody asked for leaves most of them to
+        the prompt.
+        """
+        most = max(1, longest // 4)
+        return replace(self, max_new_tokens=min(self.max_new_tokens, most))
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """About what is ignored."""
         if not self.ignored:
-            return ""
-        return f"{FILE} of the model sets {', '.join(self.ignored)}: not supported, and ignored"
+            return ()
+        return (f"{FILE} of the model sets {', '.join(self.ignored)}: not supported, and ignored",)
 
 
 def _ignored(settings: Settings) -> tuple[str, ...]:

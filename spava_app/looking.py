@@ -17,7 +17,8 @@ from spava_app.engine.video.frame_source import FrameSource
 from spava_app.engine.video.frames import Frames, natural_order
 from spava_app.engine.video.probe import FolderInfo, PictureInfo, VideoInfo, look_at
 from spava_app.engine.video.sample import FrameSample, sample_rule, sample_times
-from spava_app.errors import InvalidInput, check_count, needed_count, plain_number
+from spava_app.errors import InvalidInput, check_count, plain_number
+from spava_app.generation_config import GenerationDefaults
 from spava_app.options import DEFAULT_MAX_NEW_TOKENS
 from spava_app.text_stream import check_stops
 
@@ -50,7 +51,7 @@ class Asked:
     frame_rule: str | None = None
     max_pixels: int | None = None
     max_visual_tokens: int | None = None
-    max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS
+    max_new_tokens: int | None = None
     sampling: Sampling | None = None
     stop_strings: Iterable[str] = ()
     method: str | None = None
@@ -64,7 +65,7 @@ class Asked:
         Raises:
             InvalidInput: numbers and kinds that are never right.
         """
-        new_tokens = needed_count("max_new_tokens", self.max_new_tokens, least=1)
+        new_tokens = check_count("max_new_tokens", self.max_new_tokens, least=1)
         if not isinstance(self.frame_rule, str | None):
             raise InvalidInput("frame_rule", self.frame_rule, "give its name")
         tokens = check_count("max_visual_tokens", self.max_visual_tokens, least=1)
@@ -81,6 +82,17 @@ class Asked:
             max_new_tokens=new_tokens,
             stop_strings=check_stops(self.stop_strings),
         )
+
+    def completed(self, defaults: GenerationDefaults) -> Self:
+        """The same with the checkpoint's own way of answering where the question does not say."""
+        sampling = (self.sampling or Sampling()).over(defaults.sampling)
+        new_tokens = self.max_new_tokens or defaults.max_new_tokens
+        return replace(self, sampling=sampling, max_new_tokens=new_tokens)
+
+    @property
+    def answer_len(self) -> int:
+        """Tokens that are kept free for the answer."""
+        return self.max_new_tokens or DEFAULT_MAX_NEW_TOKENS
 
     @property
     def media(self) -> Sequence[Medium]:

@@ -10,7 +10,7 @@ from spava_app.errors import InvalidInput
 if TYPE_CHECKING:  # the command line reads defaults here, and answers --help without torch
     from spava_app.engine.sampler import Sampling
 
-# The longest answer, where nothing else is asked for.
+# Of an answer, in tokens, where neither the question nor the checkpoint says.
 DEFAULT_MAX_NEW_TOKENS = 256
 
 
@@ -40,15 +40,17 @@ class AnswerOptions(TypedDict, total=False):
     """How an answer is made.
 
     Keys:
-        max_new_tokens: maximum number of tokens to generate, 256 by default.
-        sampling: temperature, top-p, top-k, repetition penalty and seed; by default the best token
-            each time. The same seed gives the same answer.
+        max_new_tokens: maximum number of tokens to generate; by default the checkpoint's own, else
+            256.
+        sampling: temperature, top-p, top-k, repetition penalty and seed. What is left out is as in
+            the checkpoint's generation_config.json; `spava_app.GREEDY` takes the best token each
+            time whatever stands there. The same seed gives the same answer.
         stop_strings: the answer ends before the first of these that it comes to.
         method, method_options: another prefill method than the object was made with, or other
             options of it.
     """
 
-    max_new_tokens: int
+    max_new_tokens: int | None
     sampling: "Sampling | None"
     stop_strings: Iterable[str]
     method: str | None

@@ -13,7 +13,7 @@ from spava_app.engine.layout import PromptShape
 from spava_app.engine.plan import Plan, PlannedMedia
 from spava_app.engine.processors import Fit, Processor
 from spava_app.engine.request import Request
-from spava_app.engine.sampler import Sampling
+from spava_app.engine.sampler import GREEDY
 from spava_app.errors import InvalidInput
 from spava_app.fitting import Fitted, fit_prompt, least_prompt, wish_of
 from spava_app.looking import Asked, Seen, as_media
@@ -69,10 +69,10 @@ class Preparer:
             question_len=prompt.question_len,
             method=choice.variant.method.name,
             options=dict(choice.variant.options),
-            max_new_tokens=asked.max_new_tokens,
+            max_new_tokens=asked.answer_len,
             stop_ids=self.prompts.stop_ids,
             media=media,
-            sampling=asked.sampling or Sampling(),
+            sampling=asked.sampling or GREEDY,
         )
         return request, self._plan(request, fitted, choice)
 
@@ -81,7 +81,7 @@ class Preparer:
 
     def _limit(self, asked: Asked, seen: Sequence[Seen]) -> Limit:
         """What the model takes, or what the ranks have memory for where that is less."""
-        most = self.max_tokens - asked.max_new_tokens
+        most = self.max_tokens - asked.answer_len
         text = self._build(asked, ())
         if len(text.token_ids) >= most:
             return Limit(most, memory=False)
@@ -90,9 +90,7 @@ class Preparer:
             return _shape(text, seen, max(length, len(text.token_ids)))
 
         fits = [wish_of(file).fit(self.processor, None) for file in seen] if self.processor else []
-        tokens = self.forecaster.most_tokens(
-            self.variants, shape_of, fits, asked.max_new_tokens, most
-        )
+        tokens = self.forecaster.most_tokens(self.variants, shape_of, fits, asked.answer_len, most)
         return Limit(tokens, memory=tokens < most)
 
     def _fit(
@@ -109,7 +107,7 @@ class Preparer:
         ):
             length = len(fitted.prompt.token_ids)
             shape = _shape(fitted.prompt, seen, length)
-            choice = self.forecaster.choose(self.variants, shape, fitted.fits, asked.max_new_tokens)
+            choice = self.forecaster.choose(self.variants, shape, fitted.fits, asked.answer_len)
             if choice is not None:
                 return fitted, choice
             # Frames that were shrunk are encoded in other steps than those the limit was found for.
@@ -147,16 +145,16 @@ class Preparer:
             return InvalidInput("model", forecaster.name, fix)
         if (most := self.max_tokens - length) > 0:
             fix = f"the most that fits is {most}"
-            return InvalidInput("max_new_tokens", asked.max_new_tokens, fix)
+            return InvalidInput("max_new_tokens", asked.answer_len, fix)
         fix = (
-            f"with the answer this is {text + asked.max_new_tokens} tokens, what it is about needs "
+            f"with the answer this is {text + asked.answer_len} tokens, what it is about needs "
             f"at least {length - text}, and the model takes {self.max_tokens}: "
             "ask a shorter question"
         )
         alone = replace(asked, text="")
         if asked.text and len(self._build(alone, ()).token_ids) < self.max_tokens:
             fix = (
-                f"with the answer this is {text + asked.max_new_tokens} tokens, and the model "
+                f"with the answer this is {text + asked.answer_len} tokens, and the model "
                 f"takes {self.max_tokens}: shorten it"
             )
             return InvalidInput("text", asked.text, fix)
@@ -200,6 +198,9 @@ class Preparer:
         memory = tuple(one.total for one in memories)
         return Plan(
             media=tuple(media),
+            max_new_tokens=new,
+            sampling=request.sampling,
+            chat_template=self.prompts.has_template,
             model=forecaster.name,
             num_tokens=layout.num_tokens,
             num_visual=sum(medium.num_tokens for medium in media),

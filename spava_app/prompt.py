@@ -87,6 +87,11 @@ class PromptBuilder:
         alone = self._render([{"role": "user", "content": MARK}])
         self._first = self._with_mark(alone).find(MARK)
 
+    @property
+    def longest_token(self) -> int:
+        """Bytes of UTF-8 that one token stands for, at most."""
+        return 4 * self._tokenizer.longest_token
+
     def check(
         self,
         question: str,

@@ -14,6 +14,7 @@ from typing import Any, Self
 import torch
 
 from spava_app.answer import Answer, Usage
+from spava_app.bounded_text import MOST_BYTES
 from spava_app.devices import choose_ranks
 from spava_app.embedded import EMBEDDED, NO_TEXTS, is_embedded, warnings_about
 from spava_app.engine.auto import variants
@@ -29,6 +30,7 @@ from spava_app.engine.settings import cache_folder
 from spava_app.engine.weights import read_config
 from spava_app.errors import Cancelled, CheckpointError, InvalidInput, SpavaWarning
 from spava_app.forked import check_not_forked
+from spava_app.generation_config import GenerationDefaults
 from spava_app.looking import Asked, Seen, hashed, look
 from spava_app.prepare import Preparer
 from spava_app.prompt import PromptBuilder
@@ -103,6 +105,7 @@ class Session:
         )
         self._prompts = PromptBuilder(folder, processor, config)
         self._longest = forecaster.model.decoder.config.max_positions
+        self._defaults = GenerationDefaults.read(folder).within(self._longest)
         self._prepare = Preparer(self._prompts, processor, self._longest, methods, forecaster)
         self._keeps = cache
         self._engine = Engine(
@@ -135,11 +138,16 @@ class Session:
         return self._calls.call("plan", partial(self._planned, asked), Plan)
 
     def _planned(self, asked: Asked) -> Plan:
-        asked = asked.checked()
+        asked = asked.checked().completed(self._defaults)
         TextStream(self._prompts.decode, asked.stop_strings)  # refuses wrong ones
         self._check(asked)
         with scratch_path("frames") as scratch:
             return self._decide(asked, look(asked, scratch))[1]
+
+    @property
+    def _most_text(self) -> int:
+        """Bytes that a text may have, at most: more than so many tokens cannot be of use."""
+        return min(MOST_BYTES, self._longest * self._prompts.longest_token)
 
     def _check(self, asked: Asked, cancelled: Callable[[], bool] = never) -> None:
         """Refuse texts that are wrong, or too long whatever else is asked for."""
@@ -152,7 +160,7 @@ class Session:
             asked.question,
             asked.history,
             asked.text,
-            most=max(0, self._longest - asked.max_new_tokens),
+            most=max(0, self._longest - asked.answer_len),
             on_step=on_step,
         )
 
@@ -164,7 +172,7 @@ class Session:
             chosen = variants(method, asked.method_options, ranks)
             prepare = replace(prepare, variants=chosen)
         request, plan = prepare(asked, seen)
-        told = (*asked.warnings, *warnings_about(self._config, seen))
+        told = (*asked.warnings, *warnings_about(self._config, seen), *self._defaults.warnings)
         for text in told:
             warnings.warn(SpavaWarning(text), stacklevel=2)
         return request, replace(plan, warnings=told)
@@ -208,7 +216,7 @@ class Session:
         on_text: OnText | None,
     ) -> Answer:
         began, since = time.perf_counter(), self._engine.closings
-        asked = asked.checked()
+        asked = asked.checked().completed(self._defaults)
         stream = TextStream(self._prompts.decode, asked.stop_strings)
         num_tokens = 0
 
@@ -249,7 +257,7 @@ class Session:
         timings["total"] = time.perf_counter() - began
         show(stream.finish())
         reason = "stop"
-        if not stream.stopped and num_tokens == asked.max_new_tokens:
+        if not stream.stopped and num_tokens == asked.answer_len:
             reason = "length"
         elif not stream.stopped and enough():
             reason = "cancelled"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing_extensions import Unpack
 
 from spava_app.answer import Answer
+from spava_app.bounded_text import read_text_file
 from spava_app.engine.plan import Plan
 from spava_app.errors import InvalidInput
 from spava_app.looking import Asked
@@ -78,25 +79,25 @@ class TextQA(Session):
                 model takes.
             EngineDown: a worker died; the next question starts new ones.
         """
-        asked = _asked(text, question, options)
+        asked = _asked(text, question, options, self._most_text)
         return self._ask(asked, on_event=on_event, on_text=on_text, cancel=cancel)
 
     def stream(
         self, text: str | Path, question: str, **options: Unpack[AnswerOptions]
     ) -> Iterator[Event]:
         """As `ask`, yielding what `VideoQA.stream` does."""
-        return streamed(partial(self._ask, _asked(text, question, options)))
+        return streamed(partial(self._ask, _asked(text, question, options, self._most_text)))
 
     def plan(self, text: str | Path, question: str, **options: Unpack[AnswerOptions]) -> Plan:
         """What `ask` would do, in numbers; no worker is started."""
-        return self._plan(_asked(text, question, options))
+        return self._plan(_asked(text, question, options, self._most_text))
 
 
-def _asked(text: str | Path, question: str, options: AnswerOptions) -> Asked:
+def _asked(text: str | Path, question: str, options: AnswerOptions, most: int) -> Asked:
     check_options(options, AnswerOptions, "a question about a text")
     warnings: tuple[str, ...] = ()
     if isinstance(text, Path):
-        text = _read(text)
+        text = read_text_file("text", text, most)
     elif isinstance(text, str):
         warnings = _warnings(text)
     if not isinstance(text, str) or not text.strip():
@@ -115,13 +116,3 @@ def _warnings(text: str) -> tuple[str, ...]:
     except ValueError:  # what no path can hold
         return ()
     return (f"{text!r} was taken as the text itself; Path({path!r}) reads the file of that name",)
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text("utf-8")
-    except UnicodeDecodeError:
-        raise InvalidInput("text", str(path), "is no UTF-8 text: convert it") from None
-    except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or str(error)
-        raise InvalidInput("text", str(path), f"cannot be read: {why}") from None

@@ -92,7 +92,7 @@ class PixelConfig:
         refuse_other_steps(settings)
         read = Settings(settings)
         size = read.part("size")
-        given = dict(_PICTURE_LIMITS) if picture else {}
+        given: dict[str, Any] = dict(_PICTURE_LIMITS) if picture else {}
         found = {
             "min_pixels": size.raw("shortest_edge", size.raw("min_pixels")),
             "max_pixels": size.raw("longest_edge", size.raw("max_pixels")),

@@ -18,6 +18,7 @@ from spava_app.errors import InvalidInput
 from spava_app.options import DEFAULT_MAX_NEW_TOKENS
 
 ENVIRONMENT = "SPAVA_"
+_MODELS_OWN = "the model's own, in generation_config.json"
 # Of each pair one may be given. A method besides excludes the options that it has not.
 RIVALS = (("fps", "frames"), ("fps", "frame_rule"), ("passing_fraction", "passing_len"))
 METHOD_OPTIONS = ("passing_fraction", "passing_len", "anchor_len", "virtual_hosts")
@@ -147,23 +148,48 @@ class FrameGroup:
 class AnswerGroup:
     """How an answer is made."""
 
-    max_new_tokens: Annotated[int, typer.Option(help="Maximum number of tokens to generate.")] = (
-        DEFAULT_MAX_NEW_TOKENS
-    )
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option(
+            help="Maximum number of tokens to generate.",
+            show_default=f"the model's own, else {DEFAULT_MAX_NEW_TOKENS}",
+        ),
+    ] = None
     temperature: Annotated[
-        float, typer.Option(help="0 takes the best token each time; more, more variety.")
-    ] = 0.0
+        float | None,
+        typer.Option(
+            help="0 takes the best token each time; more, more variety.", show_default=_MODELS_OWN
+        ),
+    ] = None
     top_p: Annotated[
-        float, typer.Option(help="Sample from the tokens that make up this share.")
-    ] = 1.0
+        float | None,
+        typer.Option(
+            help="Sample from the most probable tokens that make up this share.",
+            show_default=_MODELS_OWN,
+        ),
+    ] = None
+    top_k: Annotated[
+        int | None,
+        typer.Option(
+            help="Sample from this many most probable tokens; 0 for all.", show_default=_MODELS_OWN
+        ),
+    ] = None
+    repetition_penalty: Annotated[
+        float | None,
+        typer.Option(
+            help="Above 1, tokens of the prompt and the answer become less probable; 1 for none.",
+            show_default=_MODELS_OWN,
+        ),
+    ] = None
     seed: Annotated[int, typer.Option(help="The same seed gives the same answer.")] = 0
 
     def keywords(self) -> dict[str, Any]:
         """Options of `ask`."""
         from spava_app.engine.sampler import Sampling
 
-        sampling = Sampling(temperature=self.temperature, top_p=self.top_p, seed=self.seed)
-        return {"max_new_tokens": self.max_new_tokens, "sampling": sampling}
+        given = asdict(self)
+        new_tokens = given.pop("max_new_tokens")
+        return {"max_new_tokens": new_tokens, "sampling": Sampling(**given)}
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,12 @@
 """`spava text`: a question about a text file."""
 
 import sys
-from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from spava_app.bounded_text import read_standard_input
 from spava_app.commands.groups import AnswerGroup, ModelGroup, OutputGroup
 from spava_app.commands.showing import show_answer
 from spava_app.errors import InvalidInput
@@ -46,8 +46,4 @@ def _standard_input() -> str:
     # None is how Python says that the process was started without one.
     if sys.stdin is None:
         raise InvalidInput("text", "-", "standard input is closed: pipe a text, or name a file")
-    try:
-        # As a file is read, whatever the locale says.
-        return TextIOWrapper(sys.stdin.buffer, "utf-8").read()
-    except UnicodeDecodeError:
-        raise InvalidInput("text", "-", "is no UTF-8 text: convert it") from None
+    return read_standard_input("text", sys.stdin.fileno())
