@@ -6,6 +6,7 @@ import importlib
 import math
 import sys
 from fractions import Fraction
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -14,12 +15,15 @@ import torch
 from bare_media import bare_media
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from published import qwen_vl
 
 from spava_app.engine.models.positions import TextSpan, multimodal_positions
+from spava_app.engine.processors import make_processor
 from spava_app.engine.video.frame_rules import RULES, smart_nframes
 from spava_app.engine.video.preprocess import PixelConfig, smart_resize
 from spava_app.engine.video.probe import probe
 from spava_app.engine.video.sample import sample_rule, sample_times
+from spava_app.engine.weights import read_config
 from spava_app.errors import InvalidInput
 
 totals = st.integers(1, 60) | st.integers(1, 200_000)
@@ -194,14 +198,43 @@ def test_sizes_of_videos_are_the_librarys(
     qwen_vl_utils: ModuleType, num_frames: int, height: int, width: int
 ) -> None:
     """Its whole rule for a file: 128 to 768 tokens a frame pair, and a share of all pixels."""
+    expected = _size_of_video(qwen_vl_utils, num_frames, height, width)
+    config = PixelConfig(cap_pixels_per_frame=True)
+    assert smart_resize(height, width, config, num_frames=num_frames) == expected
+
+
+def _size_of_video(
+    qwen_vl_utils: ModuleType, num_frames: int, height: int, width: int, **options: int
+) -> tuple[int, ...]:
+    """What the library resizes a file to."""
     video = torch.empty(num_frames, 3, height, width, device="meta")
     with pytest.MonkeyPatch.context() as patch:
         readers = {"torchvision": lambda ele: (video, {}, 2.0)}
         patch.setattr(qwen_vl_utils, "VIDEO_READER_BACKENDS", readers)
         patch.setattr(qwen_vl_utils, "get_video_reader_backend", lambda: "torchvision")
-        resized = qwen_vl_utils.fetch_video({"video": "file"})
-    config = PixelConfig(cap_pixels_per_frame=True)
-    assert smart_resize(height, width, config, num_frames=num_frames) == resized.shape[2:]
+        return tuple(qwen_vl_utils.fetch_video({"video": "file", **options}).shape[2:])
+
+
+@pytest.mark.parametrize("shape", [(2, 1080, 1920), (120, 720, 1280), (768, 1080, 1920), (4, 9, 9)])
+def test_videos_of_a_published_folder(
+    qwen_vl_utils: ModuleType, shape: tuple[int, int, int], tmp_path: Path
+) -> None:
+    """Which has no settings for videos: the pictures' 12,845,056 pixels are not for them. What a
+    question asks for replaces the limit, upwards too.
+    """
+    folder = qwen_vl(tmp_path / "model")
+    processor = make_processor(folder, read_config(folder))
+    assert processor is not None
+
+    def size(**given: int) -> tuple[int, ...]:
+        return processor.fit(*shape, picture=False, **given).size
+
+    assert size() == _size_of_video(qwen_vl_utils, *shape)
+    assert size(max_pixels=160_000) == _size_of_video(qwen_vl_utils, *shape, max_pixels=160_000)
+    enough = math.prod(shape[1:])
+    assert size(max_pixels=4 * enough + 200_000) >= size()
+    if enough > 768 * 28 * 28:
+        assert math.prod(size(max_pixels=4 * enough)) > 768 * 28 * 28 >= math.prod(size())
 
 
 def test_a_rule_on_a_file_keeps_true_times(videos) -> None:
