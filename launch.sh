@@ -5,7 +5,9 @@ set -euo pipefail
 
 readonly TORCH_TESTED=2.13.0
 readonly TORCH_CPU_INDEX=https://download.pytorch.org/whl/cpu
-readonly TORCH_OLDEST=2.11 # the lower bound in pyproject.toml
+# As in pyproject.toml: the oldest that serve, and the first torch that is not tested.
+readonly TORCH_OLDEST=2.11
+readonly TORCH_UNTESTED=3
 readonly PYTHON_OLDEST=3.11
 
 usage() {
@@ -75,33 +77,42 @@ is_new_enough() {
         "$PYTHON_OLDEST" 2>/dev/null
 }
 
+# The version of an interpreter as 3.11; nothing where it does not start.
+minor() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null || true; }
+
+# Prints the first interpreter that serves: of the name or path in PYTHON, else of those that are usual. pyenv puts the
+# names of all its versions on the path, and runs only those that are chosen: the others are found in its folder.
 find_python() {
-    local name
-    local -a names=(python3 python3.14 python3.13 python3.12 python3.11)
+    local name file
+    local -a names=(python3 python3.13 python3.12 python3.11 python3.14)
     [[ -z ${PYTHON:-} ]] || names=("$PYTHON")
     for name in "${names[@]}"; do
-        if command -v "$name" >/dev/null && is_new_enough "$name"; then
-            command -v "$name"
-            return
-        fi
+        for file in "$(command -v "$name")" "${PYENV_ROOT:-${HOME:-}/.pyenv}"/versions/*/bin/"$name"; do
+            if [[ -x $file ]] && is_new_enough "$file"; then
+                printf '%s\n' "$file"
+                return
+            fi
+        done
     done
     return 1
 }
 
 make_environment() {
     local base
-    base=$(find_python) || die "Python $PYTHON_OLDEST or newer is needed, and ${PYTHON:-python3} is not" \
-        "(PYTHON=/path/to/python3 ./launch.sh ... chooses another)"
+    base=$(find_python) || die "Python $PYTHON_OLDEST or newer is needed:" \
+        "${PYTHON:-python3} is not found, is older or does not start (PYTHON=/path/to/python3 ./launch.sh ...)"
     step "making a virtual environment in $1 with $base" "$base" -m venv --clear "$1"
 }
 
-# True when torch is installed and new enough. Reads metadata only: importing torch takes seconds.
+# True when a torch that serves is installed. Reads metadata only: importing torch takes seconds.
 has_torch() {
-    "$python" - "$TORCH_OLDEST" <<'CODE' 2>/dev/null
+    "$python" - "$TORCH_OLDEST" "$TORCH_UNTESTED" <<'CODE' 2>/dev/null
 import sys
 from importlib.metadata import version
-release = tuple(int(part) for part in version("torch").split("+")[0].split(".")[:2])
-sys.exit(release < tuple(map(int, sys.argv[1].split("."))))
+oldest, found, untested = (
+    tuple(map(int, text.split(".")[:2])) for text in (sys.argv[1], version("torch"), sys.argv[2])
+)
+sys.exit(not oldest <= found < untested)
 CODE
 }
 
@@ -148,6 +159,8 @@ prepare() {
         [[ -x $python ]] || python=$(find_python) || die "Python $PYTHON_OLDEST or newer is needed"
     elif ! [[ -x $python ]] || ! "$python" -c '' 2>/dev/null; then
         make_environment "$environment"
+    elif [[ -n ${PYTHON:-} && $(minor "$python") != $(minor "$(find_python)") ]]; then
+        say "PYTHON=$PYTHON has no effect: $environment is there, with Python $(minor "$python"); remove it first"
     fi
     [[ -n ${SPAVA_SKIP_INSTALL:-} ]] || install "$1"
 }

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-Status = Literal["ok", "warning", "problem"]
+Status = Literal["ok", "absent", "warning", "problem"]
 
 
 @dataclass(frozen=True)
@@ -12,8 +12,9 @@ class Check:
 
     Attributes:
         name, found: what, and how it is.
-        status: "warning" where something works less well, "problem" where it does not.
-        fix: what to do, in a line; empty where all is well.
+        status: "absent" where nothing is needed, "warning" where something works less well,
+            "problem" where it does not work.
+        fix: what to do, in a line; empty without a warning or problem.
     """
 
     name: str
@@ -42,7 +43,8 @@ class Diagnosis:
         width = max(len(check.name) for check in self.checks)
         lines = []
         for check in self.checks:
-            lines.append(f"{check.status:8} {check.name:{width}}  {check.found}")
+            status = "--" if check.status == "absent" else check.status
+            lines.append(f"{status:8} {check.name:{width}}  {check.found}")
             if check.fix:
                 lines.append(f"{'':8} {'':{width}}  -> {check.fix}")
         return "\n".join(lines)

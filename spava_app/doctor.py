@@ -1,7 +1,6 @@
 """What this machine has for the work, and what to do about what it lacks."""
 
 import os
-import platform
 import tempfile
 import warnings
 from collections import Counter
@@ -17,17 +16,14 @@ from spava_app.engine.machine_file import this_machine
 from spava_app.engine.settings import cache_folder
 from spava_app.errors import SpavaError
 from spava_app.kernels.attention import choose_backend
+from spava_app.versions import TESTED, installed, is_tested, version_range
 
 GIB = 2**30
 
-_NEEDED = ("torch", "transformers", "av")
-# Distribution, module, and what it is good for.
+# Distribution, module, and what a GPU gains by it.
 _OPTIONAL = (
-    ("flash-attn", "flash_attn", "faster attention on GPUs: pip install 'spava-app[flash]'"),
-    ("triton", "triton", "fused kernels on GPUs: pip install triton"),
-    ("decord", "decord", "another video decoder: pip install 'spava-app[video]'"),
-    ("torchcodec", "torchcodec", "another video decoder: pip install 'spava-app[video]'"),
-    ("qwen-vl-utils", "qwen_vl_utils", "only for comparisons: pip install 'spava-app[qwen]'"),
+    ("flash-attn", "flash_attn", "another attention backend"),
+    ("triton", "triton", "fused kernels"),
 )
 # Below this a request with a model of some billion parameters has little room.
 _LEAST_MEMORY = 4 * GIB
@@ -63,22 +59,33 @@ def usual_device() -> str:
 
 
 def _versions() -> list[Check]:
-    checks = [Check("python", platform.python_version())]
-    for name in _NEEDED:
-        try:
-            checks.append(Check(name, version(name)))
-        except PackageNotFoundError:
-            checks.append(Check(name, "missing", "problem", f"pip install {name}"))
-    return checks
+    return [_version(name) for name in TESTED]
+
+
+def _version(name: str) -> Check:
+    wanted = f"{name}{version_range(name)}"
+    fix = f"pip install '{wanted}'"
+    try:
+        found = installed(name)
+    except PackageNotFoundError:
+        return Check(name, "not installed", "problem", fix)
+    if is_tested(name, found):
+        return Check(name, found)
+    if name == "python":
+        fix = f"make an environment with {wanted}"
+    return Check(name, f"{found}, outside the tested range {version_range(name)}", "warning", fix)
 
 
 def _optional(*, on_gpu: bool) -> list[Check]:
     checks = []
     for name, module, use in _OPTIONAL:
         if find_spec(module) is None:
-            wanted = on_gpu and module == "triton"
-            status = "warning" if wanted else "ok"
-            checks.append(Check(name, f"not installed ({use})", status, use if wanted else ""))
+            if on_gpu and module == "triton":
+                found, fix = f"not installed ({use})", "pip install triton"
+                checks.append(Check(name, found, "warning", fix))
+            else:
+                why = f"optional: {use}" if on_gpu else "optional"
+                checks.append(Check(name, f"not installed ({why})", "absent"))
             continue
         try:
             checks.append(Check(name, version(name)))
@@ -178,7 +185,7 @@ def _attention(device: str) -> Check:
     if choice.name == "reference":
         fix = "no fast attention serves this device: use a GPU of Ampere or later"
         return Check("attention", choice.name, "warning", fix)
-    return Check("attention", f"{choice.name}, taken by itself for a long prefill")
+    return Check("attention", f"{choice.name} (chosen automatically)")
 
 
 def _rates(device: str) -> Check:

@@ -1,14 +1,16 @@
 """What `diagnose` finds on this machine, and on ones with less."""
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from spava_app.doctor import Check, Diagnosis, diagnose
+from spava_app.doctor import Check, Diagnosis, _optional, diagnose
 from spava_app.engine.machine_file import save_machine, this_machine
+from spava_app.versions import TESTED
 
 
 def found(name: str) -> Check:
@@ -31,7 +33,7 @@ def test_this_machine(cache: Path) -> None:
     assert checks["torch"].found[0].isdigit()
     assert not cache.exists()  # looking writes nothing
     for check in diagnosis.checks:
-        assert bool(check.fix) == (check.status != "ok"), check
+        assert bool(check.fix) == (check.status in {"warning", "problem"}), check
     assert json.loads(json.dumps(diagnosis.to_dict()))["status"] == diagnosis.status
     assert len(str(diagnosis).splitlines()) == len(checks) + sum(
         bool(check.fix) for check in diagnosis.checks
@@ -44,6 +46,68 @@ def test_the_worst_counts() -> None:
     assert Diagnosis((fine, slow)).status == "warning"
     assert Diagnosis((bad, fine, slow)).status == "problem"
     assert "-> y" in str(Diagnosis((fine, slow)))
+    absent = Check("a", "x", "absent")
+    assert Diagnosis((absent,)).status == "ok"
+    assert str(Diagnosis((absent,))) == "--       a  x"
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "status"),
+    [
+        ("av", "16.0.0", "ok"),
+        ("av", "15.1.0", "warning"),
+        ("av", "20.0.0rc1", "warning"),
+        ("transformers", "5.17", "ok"),
+        ("transformers", "4.57.6", "warning"),
+        ("transformers", "6.0.0.dev0", "warning"),
+        ("torch", "2.11.0+cu130", "ok"),
+        ("torch", "2.10.1", "warning"),
+        ("torch", "3.0.0a0+git1", "warning"),
+    ],
+)
+def test_versions_outside_the_version_range(
+    name: str, version: str, status: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / f"{name}-{version}.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    check = found(name)
+    assert check.status == status
+    if status == "ok":
+        assert check == Check(name, version)
+    else:
+        oldest, untested = TESTED[name]
+        assert check.found == f"{version}, outside the tested range >={oldest},<{untested}"
+        assert check.fix == f"pip install '{name}>={oldest},<{untested}'"
+
+
+@pytest.mark.parametrize("version", ["3.10.13", "3.14.0"])
+def test_python_outside_the_version_range(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.python_version", lambda: version)
+    check = found("python")
+    assert (check.status, check.fix) == ("warning", "make an environment with python>=3.11,<3.14")
+
+
+def test_a_library_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.path", [])
+    check = found("av")
+    assert check == Check("av", "not installed", "problem", "pip install 'av>=16,<20'")
+
+
+def test_what_is_optional_is_advised_on_gpus_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.path", [])
+    monkeypatch.setattr("sys.modules", sys.modules.copy())
+    for name in ("triton", "flash_attn"):
+        sys.modules.pop(name, None)
+    assert _optional(on_gpu=False) == [
+        Check("flash-attn", "not installed (optional)", "absent"),
+        Check("triton", "not installed (optional)", "absent"),
+    ]
+    assert _optional(on_gpu=True) == [
+        Check("flash-attn", "not installed (optional: another attention backend)", "absent"),
+        Check("triton", "not installed (fused kernels)", "warning", "pip install triton"),
+    ]
 
 
 def test_predictions_come_from_defaults_until_measured(cache: Path) -> None:

@@ -1,6 +1,7 @@
 """launch.sh, run on the environment that runs the tests: nothing is installed here."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,13 @@ def launch(
     return subprocess.run(
         [script, *words], cwd=cwd, env=environment, capture_output=True, text=True, timeout=60
     )
+
+
+def program(path: Path, body: str) -> None:
+    """A shell script that can be run."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{body}\n")
+    path.chmod(0o755)
 
 
 def test_no_word_prints_usage_and_fails() -> None:
@@ -64,10 +72,7 @@ def test_an_environment_without_python_is_named(tmp_path: Path) -> None:
 
 def test_a_failing_step_is_named(tmp_path: Path) -> None:
     # An environment whose interpreter fails at every installation, without a word.
-    python = tmp_path / "bin/python"
-    python.parent.mkdir()
-    python.write_text('#!/bin/sh\ncase "$*" in *" pip install "*) exit 7 ;; esac\n')
-    python.chmod(0o755)
+    program(tmp_path / "bin/python", 'case "$*" in *" pip install "*) exit 7 ;; esac')
     done = launch("demo", VIRTUAL_ENV=str(tmp_path), SPAVA_SKIP_INSTALL="")
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
@@ -75,17 +80,83 @@ def test_a_failing_step_is_named(tmp_path: Path) -> None:
 
 
 def test_the_second_start_installs_nothing(tmp_path: Path) -> None:
-    python = tmp_path / "bin/python"
-    python.parent.mkdir()
     log = tmp_path / "log"
-    python.write_text(f'#!/bin/sh\necho "$*" >>"{log}"\n')
-    python.chmod(0o755)
+    program(tmp_path / "bin/python", f'echo "$*" >>"{log}"')
     for _ in range(2):
         done = launch("demo", VIRTUAL_ENV=str(tmp_path), SPAVA_SKIP_INSTALL="")
         assert done.returncode == 0, done.stderr
     calls = log.read_text()
     assert calls.count("-m pip install -e") == 1
     assert calls.count("-m spava_app demo") == 2
+
+
+@pytest.mark.parametrize(
+    ("version", "serves"),
+    [("2.10.1", False), ("2.11.0+cpu", True), ("2.99", True), ("3.0.0a0+git1", False)],
+)
+def test_torch_is_installed_where_none_serves(version: str, serves: bool, tmp_path: Path) -> None:
+    """An environment whose interpreter runs code, sees a torch, and installs nothing."""
+    info = tmp_path / f"site/torch-{version}.dist-info/METADATA"
+    info.parent.mkdir(parents=True)
+    info.write_text(f"Metadata-Version: 2.1\nName: torch\nVersion: {version}\n")
+    log = tmp_path / "log"
+    program(
+        tmp_path / "bin/python",
+        f'[ "$1" = - ] && PYTHONPATH="{info.parents[1]}" exec "{sys.executable}" "$@"\n'
+        f'echo "$*" >>"{log}"',
+    )
+    done = launch("demo", VIRTUAL_ENV=str(tmp_path), SPAVA_SKIP_INSTALL="")
+    assert done.returncode == 0, done.stderr
+    assert ("pip install" in log.read_text() and "torch==" in log.read_text()) != serves
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """The launcher alone, in a folder without an environment."""
+    return Path(shutil.copy(ROOT / "launch.sh", tmp_path))
+
+
+def test_a_python_that_pyenv_has_but_did_not_choose(checkout: Path) -> None:
+    """Its shim is on the path and fails."""
+    folder = checkout.parent
+    program(folder / "shims/python3.98", "echo pyenv: command not found >&2; exit 127")
+    real = folder / "pyenv/versions/3.98.1/bin/python3.98"
+    program(real, f'exec "{sys.executable}" "$@"')
+    path = f"{folder}/shims:{os.environ['PATH']}"
+    settings = {"PATH": path, "PYTHON": "python3.98", "VIRTUAL_ENV": "", "PYTHONPATH": str(ROOT)}
+    done = launch("--version", script=checkout, PYENV_ROOT=f"{folder}/pyenv", **settings)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("spava ")
+
+
+@pytest.mark.parametrize("body", [None, "exit 127", 'case "$*" in *version_info*) exit 1; esac'])
+def test_a_python_that_does_not_serve_is_named(body: str | None, checkout: Path) -> None:
+    """Missing, one that does not start, and one that is too old."""
+    python = checkout.parent / "python"
+    if body is not None:
+        program(python, body)
+    done = launch(
+        "demo", script=checkout, PYTHON=str(python), VIRTUAL_ENV="", SPAVA_SKIP_INSTALL=""
+    )
+    assert done.returncode == 1
+    [line] = done.stderr.splitlines()
+    assert line.startswith(f"launch.sh: error: Python 3.11 or newer is needed: {python} is ")
+    assert not (checkout.parent / ".venv").exists()
+
+
+def test_another_python_than_that_of_the_environment_is_told(checkout: Path) -> None:
+    """The environment of a Python 3.97, and a Python 3.98 that is asked for."""
+    folder = checkout.parent
+    for file, minor in ((".venv/bin/python", 97), ("new/python", 98)):
+        program(folder / file, f'case "$*" in *print*version_info*) echo 3.{minor} ;; esac')
+    settings = {"VIRTUAL_ENV": "", "SPAVA_SKIP_INSTALL": "", "PYTHON": str(folder / "new/python")}
+    done = launch("demo", script=checkout, **settings)
+    assert (
+        f"PYTHON={folder}/new/python has no effect: {folder}/.venv is there, with Python 3.97"
+        in (done.stderr)
+    )
+    settings["PYTHON"] = str(folder / ".venv/bin/python")
+    assert "has no effect" not in launch("demo", script=checkout, **settings).stderr
 
 
 def test_run_takes_a_script_from_the_current_folder(tmp_path: Path) -> None:

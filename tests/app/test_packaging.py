@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from spava_app.versions import TESTED, version_range
+
 ROOT = Path(__file__).resolve().parents[2]
 LINKED = ("engine", "eval", "kernels", "ui")
 
@@ -95,12 +97,24 @@ def test_help_loads_no_torch_and_shows_an_example(words: list[str]) -> None:
     assert "Example: spava" in out or not words
 
 
-def test_launcher_and_project_agree_on_the_oldest_versions() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+def test_launcher_and_project_agree_on_versions() -> None:
     launcher = (ROOT / "launch.sh").read_text()
-    torch = next(need for need in project["dependencies"] if need.startswith("torch>="))
-    assert f"TORCH_OLDEST={torch.removeprefix('torch>=')} " in launcher
-    assert f"PYTHON_OLDEST={project['requires-python'].removeprefix('>=')}\n" in launcher
+    for name in ("python", "torch"):
+        oldest, untested = TESTED[name]
+        assert f"readonly {name.upper()}_OLDEST={oldest}\n" in launcher
+        assert name == "python" or f"readonly TORCH_UNTESTED={untested}\n" in launcher
+
+
+def test_version_ranges_are_those_of_the_project() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert set(TESTED) > {"python"}
+    for name in set(TESTED) - {"python"}:
+        assert f"{name}{version_range(name)}" in project["dependencies"]
+    oldest, untested = TESTED["python"]
+    assert project["requires-python"] == f">={oldest}"
+    minors = range(int(oldest.partition(".")[2]), int(untested.partition(".")[2]))
+    named = {text.rpartition(" ")[2] for text in project["classifiers"] if "Python :: 3." in text}
+    assert named == {f"3.{minor}" for minor in minors}
 
 
 @pytest.fixture(scope="module")
