@@ -6,7 +6,7 @@ from textwrap import fill
 from typing import Any, Self
 
 from spava_app.engine.plain import from_plain
-from spava_app.engine.sampler import GREEDY, Sampling
+from spava_app.engine.sampling import GREEDY, Sampling
 
 # Of a line in characters: a plan that is indented a little still fits into 100 columns.
 _WIDTH = 96

@@ -7,7 +7,7 @@ from typing import Any, Self
 from spava_app.engine.layout import PromptShape
 from spava_app.engine.media import Media
 from spava_app.engine.models.positions import Span, TextSpan
-from spava_app.engine.sampler import Sampling
+from spava_app.engine.sampling import Sampling
 
 
 @dataclass(frozen=True)

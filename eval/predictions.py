@@ -28,7 +28,7 @@ from spava_app.engine.bench.group import versions
 from spava_app.engine.bench.report import say
 from spava_app.engine.models.geometries import GEOMETRIES
 from spava_app.engine.random_checkpoint import write_random_checkpoint
-from spava_app.engine.sampler import GREEDY
+from spava_app.engine.sampling import GREEDY
 from spava_app.engine.video.bench_clip import repeat, write_minute
 from spava_app.errors import SpavaError
 from spava_app.output_file import JsonFile, add_json_option

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from spava_app.api import VideoQA
     from spava_app.conversation import Conversation
     from spava_app.engine.plan import Plan
-    from spava_app.engine.sampler import GREEDY, Sampling
+    from spava_app.engine.sampling import GREEDY, Sampling
     from spava_app.engine.video.frames import Frames
     from spava_app.options import AnswerOptions, AskOptions, FrameOptions
     from spava_app.streaming import StageBegan, TextPiece
@@ -27,9 +27,9 @@ _HOMES = {
     "Conversation": "conversation",
     "FrameOptions": "options",
     "Frames": "engine.video.frames",
-    "GREEDY": "engine.sampler",
+    "GREEDY": "engine.sampling",
     "Plan": "engine.plan",
-    "Sampling": "engine.sampler",
+    "Sampling": "engine.sampling",
     "StageBegan": "streaming",
     "TextPiece": "streaming",
     "TextQA": "text_qa",

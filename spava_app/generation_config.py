@@ -8,7 +8,7 @@ from typing import Any
 
 from spava_app.engine.checkpoints.files import read_object
 from spava_app.engine.checkpoints.settings import Settings, in_file
-from spava_app.engine.sampler import GREEDY, Sampling
+from spava_app.engine.sampling import GREEDY, Sampling
 from spava_app.errors import CheckpointError, InvalidInput
 from spava_app.options import DEFAULT_MAX_NEW_TOKENS
 

@@ -12,7 +12,7 @@ from spava_app.engine.budget import FLOOR_TOKENS
 from spava_app.engine.content import file_content, joined_content
 from spava_app.engine.media import Media
 from spava_app.engine.processors import Fit
-from spava_app.engine.sampler import Sampling
+from spava_app.engine.sampling import Sampling
 from spava_app.engine.video.frame_source import FrameSource
 from spava_app.engine.video.frames import Frames, natural_order
 from spava_app.engine.video.probe import FolderInfo, PictureInfo, VideoInfo, look_at

@@ -8,7 +8,7 @@ from typing_extensions import TypedDict
 from spava_app.errors import InvalidInput
 
 if TYPE_CHECKING:  # the command line reads defaults here, and answers --help without torch
-    from spava_app.engine.sampler import Sampling
+    from spava_app.engine.sampling import Sampling
 
 # Of an answer, in tokens, where neither the question nor the checkpoint says.
 DEFAULT_MAX_NEW_TOKENS = 256

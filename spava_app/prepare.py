@@ -13,7 +13,7 @@ from spava_app.engine.layout import PromptShape
 from spava_app.engine.plan import Plan, PlannedMedia
 from spava_app.engine.processors import Fit, Processor
 from spava_app.engine.request import Request
-from spava_app.engine.sampler import GREEDY
+from spava_app.engine.sampling import GREEDY
 from spava_app.errors import InvalidInput
 from spava_app.fitting import Fitted, fit_prompt, least_prompt, wish_of
 from spava_app.looking import Asked, Seen, as_media

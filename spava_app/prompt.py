@@ -127,8 +127,8 @@ class PromptBuilder:
         ):
             if self._tokenizer.holds_more(texts, most, on_step):
                 value = history if name == "history" else texts[0]
-                fix = f"has more than {most} tokens, all that the model takes beside the answer: "
-                raise InvalidInput(name, value, f"{fix}shorten it")
+                fix = f"has more than {most} tokens, which is all that the model takes: shorten it"
+                raise InvalidInput(name, value, fix)
 
     def build(
         self,

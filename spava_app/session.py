@@ -160,7 +160,7 @@ class Session:
             asked.question,
             asked.history,
             asked.text,
-            most=max(0, self._longest - asked.answer_len),
+            most=self._longest,
             on_step=on_step,
         )
 

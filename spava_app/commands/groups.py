@@ -185,7 +185,7 @@ class AnswerGroup:
 
     def keywords(self) -> dict[str, Any]:
         """Options of `ask`."""
-        from spava_app.engine.sampler import Sampling
+        from spava_app.engine.sampling import Sampling
 
         given = asdict(self)
         new_tokens = given.pop("max_new_tokens")

@@ -96,7 +96,7 @@ def test_an_empty_path_is_not_the_current_folder(words: list[str], field: str) -
 
 
 @pytest.mark.parametrize(
-    ("redirected", "says"), [("<&-", "is closed"), ("< latin.txt", "is no UTF-8 text")]
+    ("redirected", "says"), [("<&-", "is closed"), ("< latin.txt", "is not valid UTF-8")]
 )
 def test_a_standard_input_that_is_no_text_is_wrong_input(
     redirected: str, says: str, tmp_path: Path

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from stage_lines import without_stages
 from typer.testing import CliRunner
 
 from spava_app import Answer, Frames, TextQA, VideoQA, cli
@@ -120,7 +121,7 @@ def test_on_the_command_line(scene: CardScene, video: Path, foreign: Path) -> No
     def spava(*words: str) -> tuple[str, str]:
         done = CliRunner().invoke(cli.app, [*words])
         assert done.exit_code == 0, done.stderr
-        return done.stdout, done.stderr
+        return done.stdout, without_stages(done.stderr)
 
     warning = f"warning: {MEANINGLESS}\n"
     out, err = spava("ask", str(foreign), QUESTION)

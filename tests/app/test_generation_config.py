@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from transformers import GenerationConfig
 
-from spava_app.engine.sampler import GREEDY, Sampling
+from spava_app.engine.sampling import GREEDY, Sampling
 from spava_app.errors import CheckpointError
 from spava_app.generation_config import GenerationDefaults
 
@@ -61,7 +61,7 @@ def test_what_is_asked_for_wins(tmp_path: Path) -> None:
 def test_what_is_not_followed_is_reported(tmp_path: Path) -> None:
     found = read(tmp_path, {"num_beams": 4, "min_p": 0.1, "typical_p": 1.0, "bad_words_ids": []})
     assert found.ignored == ("num_beams=4", "min_p=0.1")
-    assert "num_beams=4, min_p=0.1: not supported" in found.warning()
+    assert "num_beams=4, min_p=0.1: not supported" in found.warnings[0]
 
 
 @pytest.mark.parametrize(

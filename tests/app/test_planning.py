@@ -16,7 +16,7 @@ from spava_app.engine.models.geometries import GEOMETRIES
 from spava_app.engine.plan import Plan
 from spava_app.engine.processors import QwenProcessor, make_processor
 from spava_app.engine.request import Request
-from spava_app.engine.sampler import Sampling
+from spava_app.engine.sampling import Sampling
 from spava_app.engine.video.pixel_config import PixelConfig
 from spava_app.engine.weights import read_config
 from spava_app.errors import InvalidInput

@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from spava_app import TextQA, VideoQA
-from spava_app.engine.sampler import GREEDY
+from spava_app.engine.sampling import GREEDY
 from spava_app.engine.video.decode import decode_frames
 from spava_app.engine.weights import read_config
 from spava_app.generation_config import GenerationDefaults

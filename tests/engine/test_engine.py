@@ -20,7 +20,7 @@ from spava_app.engine import channel, watch
 from spava_app.engine.engine import Engine
 from spava_app.engine.launcher import LocalLauncher, LocalWorker
 from spava_app.engine.request import Request
-from spava_app.engine.sampler import Sampling
+from spava_app.engine.sampling import Sampling
 from spava_app.engine.settings import WorkerSettings
 from spava_app.engine.watch import Watch
 from spava_app.errors import (

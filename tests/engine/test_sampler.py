@@ -18,7 +18,8 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from spava_app.engine.sampler import GREEDY, Sampler, Sampling
+from spava_app.engine.sampler import Sampler
+from spava_app.engine.sampling import GREEDY, Sampling
 from spava_app.errors import EngineError, InvalidInput
 
 VOCAB = 200

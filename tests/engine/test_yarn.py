@@ -14,7 +14,7 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLRotaryE
 from spava_app import TextQA
 from spava_app.engine.models.decoder import Decoder
 from spava_app.engine.models.decoder_config import DecoderConfig
-from spava_app.engine.sampler import GREEDY
+from spava_app.engine.sampling import GREEDY
 from spava_app.engine.weights import read_config
 from spava_app.errors import CheckpointError
 from spava_app.looking import Asked

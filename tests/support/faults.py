@@ -8,7 +8,7 @@ from typing import Any
 from processes import worker_pid
 
 from spava_app.api import Answer, VideoQA
-from spava_app.engine.sampler import Sampling
+from spava_app.engine.sampling import Sampling
 
 STAGES = ("start", "decode", "vision", "exchange", "prefill", "generate")
 # An answer that does not end by itself: random tokens.
