@@ -134,7 +134,7 @@ def test_wrong_usage_is_code_2(words: list[str]) -> None:
 
 def test_ask_json_is_one_object_and_stderr_stays_silent(scene: CardScene, video: Path) -> None:
     card = scene.cards[1]
-    done = spava("ask", video, card.question, "--method", "spava", "--json")
+    done = spava("ask", video, card.question, "--method", "spava", "--json", "--no-cache")
     assert (done.returncode, done.stderr) == (0, "")
     answer = json.loads(done.stdout)
     expected = {"text", "model", "timings", "plan", "usage", "warnings", "memory"}

@@ -104,7 +104,7 @@ def test_wrong_texts_are_told(qa: TextQA, tmp_path: Path) -> None:
         (tmp_path / "missing.txt", "cannot be read: No such file"),
         (tmp_path, "cannot be read: Is a directory"),
         (latin, "UTF-8"),
-        (BOOK * 5, r"the model takes beside the answer: shorten it"),
+        (BOOK * 5, r"which is all that the model takes: shorten it"),
     ]
     for text, message in wrong:
         with pytest.raises(InvalidInput, match=message) as error:
