@@ -25,8 +25,9 @@ from spava_app.engine.parallel.buffers import Buffers, HeadShape
 # A CUDA context with the kernels of one rank alone, and with NCCL; the allocator's gaps are a part
 # of the total: it gives the largest back when memory is short.
 _CONTEXT, _CONTEXT_NCCL, _GAPS = 7 * 2**30 // 10, 2 * 2**30, 20
-# A process with torch and no model, and the processes that decode for it.
-_PROCESS = 6 * 2**30 // 10
+# A process with torch and no model, and the processes that decode for it; and what it holds more of
+# a torch that is built for GPUs, also where there is none.
+_PROCESS, _GPU_BUILD = 6 * 2**30 // 10, 4 * 2**30 // 10
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,8 @@ def predict(
 def margin(total: int, device: str, world_size: int) -> int:
     """Bytes that a rank takes beside the `total` of its tensors, as measured at most."""
     if device == "cpu":
-        return _PROCESS
+        built_for_gpus = torch.version.cuda or torch.version.hip
+        return _PROCESS + (_GPU_BUILD if built_for_gpus else 0)
     return (_CONTEXT if world_size == 1 else _CONTEXT_NCCL) + total // _GAPS
 
 
