@@ -43,7 +43,9 @@ def transformers_probabilities(logits: Tensor, sampling: Sampling, ids: list[int
         processors.append(TopKLogitsWarper(sampling.top_k))
     if sampling.top_p < 1:
         processors.append(TopPLogitsWarper(sampling.top_p))
-    scores: Any = processors(torch.tensor([ids]), logits.double()[None])  # pyright: ignore
+    # Ids beyond the logits are left out: not every version of transformers passes over them.
+    known = torch.tensor([[number for number in ids if number < VOCAB]], dtype=torch.long)
+    scores: Any = processors(known, logits.double()[None])  # pyright: ignore
     return scores[0].softmax(0)
 
 
