@@ -184,3 +184,23 @@ def test_several_machines_must_be_described(missing: str) -> None:
     done = launch("demo", **settings)
     assert done.returncode == 1
     assert f"NNODES=2 needs {missing}" in done.stderr
+
+
+def test_continuous_integration_finds_the_newest_python(tmp_path: Path) -> None:
+    """On the path or of pyenv; neither names that are no version, nor what does not start."""
+
+    def newest() -> str:
+        code = '. <(sed -n "/^newer_python/,/^}/p" .ci/run); newer_python "$0"'
+        path = f"{tmp_path}/bin:/usr/bin:/bin"
+        environment = os.environ | {"PATH": path, "PYENV_ROOT": f"{tmp_path}/pyenv"}
+        command = ["bash", "-c", code, sys.executable]
+        return subprocess.check_output(command, env=environment, cwd=ROOT, text=True).strip()
+
+    assert newest() == ""
+    new, newer = tmp_path / "bin/python3.97", tmp_path / "pyenv/versions/3.98.1/bin/python3.98"
+    program(new, "exit 0")
+    program(tmp_path / "bin/python3.99", "exit 127")
+    program(tmp_path / "bin/python3.99-config", "exit 0")
+    assert newest() == str(new)
+    program(newer, "exit 0")
+    assert newest() == str(newer)
