@@ -17,7 +17,9 @@ from torch.distributed.distributed_c10d import PrefixStore
 
 Pending = Callable[[], Tensor]
 
-_set_timeout = dist.distributed_c10d._set_pg_timeout
+# Public from torch 2.15 on; before, private, and the only way that serves gloo and NCCL without
+# blocking on each call.
+_set_timeout = getattr(dist, "set_timeout", None) or dist.distributed_c10d._set_pg_timeout
 # Renamed in torch 2.13; the older name warns there and is the only one in 2.11.
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 
@@ -43,7 +45,6 @@ class Comm:
     def deadline(self, seconds: float) -> None:
         self._deadline = seconds
         if self.world_size > 1:
-            # Private, and the only way that serves gloo and NCCL without blocking on each call.
             _set_timeout(timedelta(seconds=seconds))
 
     @classmethod
