@@ -43,9 +43,12 @@ def stored_tensors(files: list[Path]) -> Iterator[tuple[str, Tensor]]:
     """Name and tensor, in CPU memory that is mapped from its file, one after the other.
 
     Raises:
-        CheckpointError: a file is truncated, of another format, or holds more than tensors.
+        CheckpointError: a file is truncated, of another format, holds more than tensors, or is a
+            pipe or device.
     """
     for file in files:
+        if not file.is_file():  # opening a pipe or a device would wait for ever
+            raise CheckpointError("model", str(file), "is not a regular file")
         yield from _pickled(file) if file.suffix in PICKLED else _safetensors(file)
 
 

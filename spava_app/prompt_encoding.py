@@ -7,6 +7,7 @@ rendered and cut at the template's own control tokens; each run between these is
 the text put back, and with special tokens as ordinary text (`split_special_tokens`).
 """
 
+import sys
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -86,6 +87,7 @@ class _Rewriting:
 
     def __init__(self, tokenizer: Tokenizer, control: frozenset[int], texts: Sequence[str]) -> None:
         self._tokenizer, self._control, self._texts = tokenizer, control, texts
+        self._taken = set().union(*texts)
         self._written: dict[str, str] = {}  # what each private-use character stands for
 
     def encode(self, render: Render, expected: list[int]) -> tuple[list[str], Encoded]:
@@ -133,10 +135,12 @@ class _Rewriting:
         return "".join((*parts, text[end:]))
 
     def _unused(self) -> str:
-        code = _FIRST_CHARACTER
-        while chr(code) in self._written or any(chr(code) in text for text in self._texts):
-            code += 1
-        return chr(code)
+        for character in map(chr, range(_FIRST_CHARACTER, sys.maxunicode + 1)):
+            if character not in self._taken:
+                self._taken.add(character)
+                return character
+        fix = "has every private-use character and a control token: remove either"
+        raise InvalidInput("text", "".join(self._texts), fix)
 
     def _plain(self, run: str) -> list[tuple[int, int]]:
         """The ids of `run` with what its characters stand for put back, and the place of each."""

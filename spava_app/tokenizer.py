@@ -127,7 +127,8 @@ class Tokenizer:
         whole = "\n".join(texts)
         for start in range(0, len(whole), _CHUNK):
             check()
-            count = len(self.encode(whole[start : start + _CHUNK]).ids)
+            # As they will be encoded: a control token that is text has several tokens.
+            count = len(self.encode(whole[start : start + _CHUNK], plain=True).ids)
             # At a cut, pieces of one token are counted as several.
             left -= max(1, count - 8)
             if left < 0:

@@ -28,10 +28,13 @@ def read_text(file: Path, *, most: int = MOST_BYTES) -> str | None:
         return None
     except OSError as error:
         raise _error(file, f"cannot be read: {error.strerror}") from None
-    with open(descriptor, "rb") as opened:
+    try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise _error(file, "is not a regular file")
-        content = opened.read(most + 1)
+        with open(descriptor, "rb", closefd=False) as opened:  # it refuses a directory by itself
+            content = opened.read(most + 1)
+    finally:
+        os.close(descriptor)
     if len(content) > most:
         raise _error(file, f"is larger than {most / 2**20:.0f} MiB")
     try:

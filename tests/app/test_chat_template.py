@@ -142,6 +142,10 @@ def test_files_that_never_end(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"chat_template\.json': is not a regular file"):
         VideoQA(folder, gpus=0)
     (folder / "chat_template.json").unlink()
+    (folder / "chat_template.json").mkdir()
+    with pytest.raises(CheckpointError, match=r"chat_template\.json': is not a regular file"):
+        VideoQA(folder, gpus=0)
+    (folder / "chat_template.json").rmdir()
     (folder / "tokenizer.json").unlink()
     (folder / "tokenizer.json").symlink_to("/dev/zero")
     with pytest.raises(CheckpointError, match=r"tokenizer\.json': is not a regular file"):

@@ -250,6 +250,14 @@ def test_wrong_tensors(folder: Path, change: dict[str, Tensor | None], message: 
     assert message in refusal(folder, device="cuda")
 
 
+@pytest.mark.parametrize("device", [False, True])
+def test_weights_that_never_end(folder: Path, device: bool) -> None:
+    file = folder / "model.safetensors"
+    file.unlink()
+    file.symlink_to("/dev/zero") if device else os.mkfifo(file)
+    assert "model.safetensors': is not a regular file" in refusal(folder)
+
+
 @pytest.mark.parametrize("cut", [lambda data: data[:-100], lambda data: data[:50], lambda _: b""])
 def test_truncated_file(folder: Path, cut: Callable[[bytes], bytes]) -> None:
     weights = folder / "model.safetensors"
