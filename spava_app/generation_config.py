@@ -37,6 +37,7 @@ _NOT_FOLLOWED = {
     "forced_eos_token_id": None,
     "guidance_scale": None,
     "watermarking_config": None,
+    "stop_strings": None,
 }
 
 

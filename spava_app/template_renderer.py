@@ -12,7 +12,7 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
-from spava_app.engine.endings import how_it_ended, start_error
+from spava_app.engine.endings import how_it_ended, is_stopped, start_error
 from spava_app.engine.process_log import start_process
 from spava_app.engine.video.wire import Wire
 from spava_app.errors import EngineDown, InternalError
@@ -48,8 +48,9 @@ class _Process:
 
     @property
     def usable(self) -> bool:
-        """Whether it runs, and is this process's own."""
-        return self.owner == os.getpid() and self.process.poll() is None
+        """Whether it runs, not stopped, and is this process's own."""
+        alive = self.owner == os.getpid() and self.process.poll() is None
+        return alive and not is_stopped(self.process.pid)
 
     def end(self) -> None:
         """Kill it, unless it is a parent's."""
@@ -80,7 +81,7 @@ class Renderer:
         Raises:
             TemplateFailed: the template's own fault.
             InternalError: the process does not work.
-            EngineDown: it was killed from outside, twice.
+            EngineDown: it was killed from outside, twice, or stopped, or does not start in time.
         """
         with self._lock:
             answer = self._answer(dict(request))
@@ -109,7 +110,13 @@ class Renderer:
             try:
                 return self._exchange(process, request)
             except TimeoutError:
+                stopped, ready = is_stopped(process.process.pid), process.ready
                 self.end()
+                if stopped:
+                    raise EngineDown(f"{_NAME} was stopped (SIGSTOP): ask again") from None
+                if not ready:
+                    why = f"has not started within {START_SECONDS:g} s: the machine is busy"
+                    raise EngineDown(f"{_NAME} {why}, ask again") from None
                 raise TemplateFailed(f"it takes longer than {RENDER_SECONDS:g} s") from None
             except (EOFError, OSError):
                 code = process.process.wait()

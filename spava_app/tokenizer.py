@@ -15,6 +15,8 @@ from spava_app.errors import CheckpointError
 
 # Characters that are encoded at a time where a text is only counted.
 _CHUNK = 2**14
+# What no vocabulary has: of no use yet, which some tokenizers drop, and a hieroglyph.
+_UNKNOWN = "\U0010fffd \U00013000"
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Tokenizer:
         special = {token for token, how in added.items() if how.special}
         special |= set(self._inner.all_special_ids)
         # What characters become that the vocabulary lacks controls nothing.
-        unknown = {self._inner.unk_token_id} & set(self.encode("\U0010fffd").ids)
+        unknown = {self._inner.unk_token_id} & set(self.encode(_UNKNOWN).ids)
         self.added_ids = frozenset(added.keys() - unknown)
         self.special_ids = frozenset(special - unknown)
 

@@ -72,11 +72,9 @@ class YarnScaling:
         return frequencies * (1 - stretched + stretched / self.factor)
 
     @classmethod
-    def read(cls, rope: Settings, longest: int) -> "YarnScaling":
+    def read(cls, rope: Settings, longest: int, original: int) -> "YarnScaling":
         """From the `rope_scaling` object of a decoder with `max_position_embeddings=longest`."""
-        usual = {"beta_fast": 32, "beta_slow": 1, "truncate": True}
-        rope = rope.with_defaults({"original_max_position_embeddings": longest, **usual})
-        original = rope.count("original_max_position_embeddings", most=MOST_POSITIONS)
+        rope = rope.with_defaults({"beta_fast": 32, "beta_slow": 1, "truncate": True})
         factor = rope.number("factor") if "factor" in rope else longest / original
         if factor < 1:
             rope.refuse("factor", "must be at least 1")
@@ -90,6 +88,13 @@ class YarnScaling:
         if fast < slow:
             rope.refuse("beta_fast", f"must not be below beta_slow={slow:g}")
         return cls(factor, original, fast, slow, attention, rope.flag("truncate"))
+
+
+def _original_len(text: Settings, rope: Settings, longest: int) -> int:
+    """As in transformers, what stands beside `rope_scaling` counts more than what stands in it."""
+    key = "original_max_position_embeddings"
+    settings = text if key in text else rope.with_defaults({key: longest})
+    return settings.count(key, most=MOST_POSITIONS)
 
 
 def _mscale(factor: float, scale: float) -> float:
@@ -132,13 +137,12 @@ class RopeConfig:
             rope.refuse(key, f"supported: {', '.join(_KINDS)}")
         longest = text.count("max_position_embeddings", most=MOST_POSITIONS)
         if kind == "yarn":
-            return cls(theta, YarnScaling.read(rope, longest))
+            return cls(theta, YarnScaling.read(rope, longest, _original_len(text, rope, longest)))
         if kind == "llama3":
             low, high = rope.number("low_freq_factor"), rope.number("high_freq_factor")
             if low >= high:
                 rope.refuse("low_freq_factor", f"must be below high_freq_factor={high:g}")
-            rope = rope.with_defaults({"original_max_position_embeddings": longest})
-            length = rope.count("original_max_position_embeddings", most=MOST_POSITIONS)
+            length = _original_len(text, rope, longest)
             return cls(theta, Llama3Scaling(rope.number("factor"), low, high, length))
         # Dynamic NTK raises the base for prompts longer than max_position_embeddings, which are
         # refused before they come here, and is the default for all others.

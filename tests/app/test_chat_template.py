@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 from spava_app import VideoQA, template_renderer
 from spava_app.chat_template import ChatTemplate, find_template
-from spava_app.errors import CheckpointError, InternalError
+from spava_app.engine.endings import is_stopped
+from spava_app.errors import CheckpointError, EngineDown, InternalError
 from spava_app.template_renderer import RENDERER
 
 TURNS = [
@@ -77,6 +79,27 @@ def test_a_renderer_that_is_killed_is_replaced() -> None:
     assert RENDERER._process is not None
     os.kill(RENDERER._process.process.pid, signal.SIGKILL)
     assert echo.render(TURNS) == TURNS[0]["content"]
+
+
+def test_a_renderer_that_is_stopped_is_replaced() -> None:
+    echo = template("{{ messages[0].content }}")
+    echo.render(TURNS)
+    assert RENDERER._process is not None
+    pid = RENDERER._process.process.pid
+    os.kill(pid, signal.SIGSTOP)
+    while not is_stopped(pid):
+        time.sleep(0.01)
+    assert echo.render(TURNS) == TURNS[0]["content"]
+
+
+def test_a_renderer_that_is_stopped_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(template_renderer, "RENDER_SECONDS", 1.0)
+    template("x").render(TURNS)
+    assert RENDERER._process is not None
+    pid = RENDERER._process.process.pid
+    threading.Timer(0.3, os.kill, (pid, signal.SIGSTOP)).start()
+    with pytest.raises(EngineDown, match="was stopped"):
+        template(ENDLESS).render(TURNS)
 
 
 def test_a_renderer_that_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:

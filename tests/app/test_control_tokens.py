@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from published import LLAMA_TOKENS, QWEN_TOKENS, llama, qwen_vl, text_model
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from spava_app.engine.processors import make_processor
@@ -207,3 +207,22 @@ def test_control_tokens_are_counted_as_the_text_they_are(tmp_path: Path) -> None
     assert len(builder.build(text).token_ids) > 200
     with pytest.raises(InvalidInput, match="has more than 200 tokens"):
         builder.check(text, most=200)
+
+
+def test_what_a_vocabulary_lacks_is_no_control_token(tmp_path: Path) -> None:
+    folder = llama(tmp_path / "model")
+    letters = [mark + chr(code) for code in range(33, 127) for mark in ("", "##")]
+    pieces = ["[UNK]", *letters]
+    core = Tokenizer(models.WordPiece({it: i for i, it in enumerate(pieces)}, unk_token="[UNK]"))
+    core.normalizer = normalizers.BertNormalizer(lowercase=True)
+    core.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    core.add_special_tokens([AddedToken("<|e|>", special=True, normalized=False)])
+    PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        eos_token="<|e|>",
+        unk_token="[UNK]",
+        chat_template="{% for m in messages %}{{ m['content'] }}<|e|>{% endfor %}",
+    ).save_pretrained(folder)
+    prompt = builder_of(folder).build("a 字 <|e|> b")
+    assert prompt.token_ids.count(0) == 1
+    assert prompt.token_ids.count(len(pieces)) == 1

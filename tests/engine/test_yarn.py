@@ -82,6 +82,14 @@ def test_multimodal_tables(scaling: dict[str, Any]) -> None:
         torch.testing.assert_close(table, own[0, :, :64], rtol=0, atol=2e-6)
 
 
+@pytest.mark.parametrize("kind", ["yarn", "llama3"])
+def test_an_original_length_beside_the_scaling_counts_more(kind: str) -> None:
+    scaling = {"rope_type": kind, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    inside = settings({**scaling, "original_max_position_embeddings": 8192})
+    beside = settings(scaling, original_max_position_embeddings=8192)
+    assert DecoderConfig.from_hf(beside).rope == DecoderConfig.from_hf(inside).rope
+
+
 @pytest.mark.parametrize(
     ("scaling", "change", "expected"),
     [
