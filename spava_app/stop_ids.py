@@ -56,6 +56,8 @@ def _end_of_turn(tokenizer: Tokenizer, template: ChatTemplate) -> list[int]:
         rendered = template.render(turns, answers=False)
     except CheckpointError:
         return []  # it takes no earlier answers
+    if MARK not in rendered:
+        return []  # it leaves them out
     behind = rendered.rpartition(MARK)[2].lstrip()
     ids = tokenizer.encode(behind).ids[:1]
     return [token for token in ids if token in tokenizer.added_ids | tokenizer.special_ids]

@@ -24,8 +24,8 @@ def text(
 ) -> None:
     """Answer a question about a long text.
 
-    Takes the folder of a Llama, Qwen2 or Yi model with a chat template, or its name on the Hugging
-    Face hub. What is printed is as with `spava ask`.
+    Takes the folder of a Llama, Qwen2 or Yi model, or its name on the Hugging Face hub. What
+    is printed is as with `spava ask`.
     """
     with Stages(quiet=output.as_json) as stages:
         if not file:

@@ -226,3 +226,14 @@ def test_what_a_vocabulary_lacks_is_no_control_token(tmp_path: Path) -> None:
     prompt = builder_of(folder).build("a 字 <|e|> b")
     assert prompt.token_ids.count(0) == 1
     assert prompt.token_ids.count(len(pieces)) == 1
+
+
+def test_a_template_without_earlier_answers_ends_none(tmp_path: Path) -> None:
+    folder = llama(tmp_path / "model")
+    asked = builder_of(folder)
+    turns = "{% for m in messages %}<|start_header_id|>{% if m.role == 'user' %}{{ m.content }}"
+    (folder / "chat_template.jinja").write_text(turns + "{% endif %}<|eot_id|>{% endfor %}")
+    start = asked.build("a").token_ids
+    builder = builder_of(folder)
+    assert builder.build("a").token_ids[0] in start
+    assert builder.build("a").token_ids[0] not in builder.stop_ids
