@@ -6,6 +6,7 @@ from typing import Any
 
 from spava_app.engine.checkpoints.files import read_object, read_text
 from spava_app.errors import CheckpointError
+from spava_app.prompt_encoding import MARK
 from spava_app.template_renderer import RENDERER, TemplateFailed
 
 # What a template may add to the texts it is given, in characters.
@@ -66,6 +67,25 @@ class ChatTemplate:
 
     def __init__(self, text: str, file: Path, variables: Mapping[str, Any]) -> None:
         self._text, self.file, self._variables = text, file, dict(variables)
+        self._only_lists = False
+
+    def probe(self) -> None:
+        """Find out whether it shows a content that is a text, or only lists of parts, as those of
+        some models that see.
+
+        Raises:
+            CheckpointError: it shows neither, fails, or takes too long or too much memory.
+        """
+        failure = TemplateFailed("it leaves out what the user says")
+        for self._only_lists in (False, True):
+            try:
+                if MARK in self._render([{"role": "user", "content": MARK}], answers=True):
+                    return
+            except TemplateFailed as error:
+                failure = error
+                if error.limit:  # the other form would only cost as much again
+                    break
+        raise self._failed(failure) from failure
 
     def render(self, messages: Sequence[Mapping[str, Any]], *, answers: bool = True) -> str:
         """The prompt of `messages`.
@@ -76,6 +96,14 @@ class ChatTemplate:
         Raises:
             CheckpointError: the template fails, or takes too long or too much memory.
         """
+        try:
+            return self._render(messages, answers=answers)
+        except TemplateFailed as error:
+            raise self._failed(error) from error
+
+    def _render(self, messages: Sequence[Mapping[str, Any]], *, answers: bool) -> str:
+        if self._only_lists:
+            messages = [{**message, "content": _parts(message["content"])} for message in messages]
         request = {
             "template": self._text,
             "messages": messages,
@@ -83,8 +111,11 @@ class ChatTemplate:
             "answers": answers,
         }
         given = sum(len(str(message["content"])) for message in messages)
-        try:
-            return RENDERER.render(request, most=given + MOST_ADDED)
-        except TemplateFailed as error:
-            fix = f"its chat template fails ({error})"
-            raise CheckpointError("model", str(self.file), fix) from error
+        return RENDERER.render(request, most=given + MOST_ADDED)
+
+    def _failed(self, error: TemplateFailed) -> CheckpointError:
+        return CheckpointError("model", str(self.file), f"its chat template fails ({error})")
+
+
+def _parts(content: Any) -> Any:
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content

@@ -19,11 +19,8 @@ _SAMPLED = {"temperature": 1.0, "top_p": 1.0, "top_k": 50}
 _NOT_FOLLOWED = {
     "num_beams": 1,
     "penalty_alpha": None,
-    "min_p": None,
-    "top_h": None,
-    "typical_p": 1.0,
-    "epsilon_cutoff": 0.0,
-    "eta_cutoff": 0.0,
+    "num_return_sequences": 1,
+    "max_time": None,
     "no_repeat_ngram_size": 0,
     "encoder_repetition_penalty": 1.0,
     "min_length": 0,
@@ -38,6 +35,14 @@ _NOT_FOLLOWED = {
     "guidance_scale": None,
     "watermarking_config": None,
     "stop_strings": None,
+}
+# The same, of settings that count with `do_sample: true` alone.
+_NOT_FOLLOWED_SAMPLING = {
+    "min_p": None,
+    "top_h": None,
+    "typical_p": 1.0,
+    "epsilon_cutoff": 0.0,
+    "eta_cutoff": 0.0,
 }
 
 
@@ -80,7 +85,7 @@ class GenerationDefaults:
                 sampling = Sampling(**given).over(GREEDY)
             except InvalidInput as error:
                 raise CheckpointError(error.field, error.value, error.fix) from error
-            return cls(sampling, settings.count("max_new_tokens"), _ignored(settings))
+            return cls(sampling, settings.count("max_new_tokens"), _ignored(settings, sampled))
 
     def within(self, longest: int) -> "GenerationDefaults":
         """For a model of `longest` tokens: a length that nobody asked for leaves most of them to
@@ -97,12 +102,14 @@ class GenerationDefaults:
         return (f"{FILE} of the model sets {', '.join(self.ignored)}: not supported, and ignored",)
 
 
-def _ignored(settings: Settings) -> tuple[str, ...]:
+def _ignored(settings: Settings, sampled: bool) -> tuple[str, ...]:
+    known = {**_NOT_FOLLOWED, **(_NOT_FOLLOWED_SAMPLING if sampled else {})}
+
     def changes(value: Any, neutral: Any) -> bool:
         return value != neutral and value not in (None, [], {})
 
     return tuple(
         f"{name}={value!r}"
-        for name, neutral in _NOT_FOLLOWED.items()
+        for name, neutral in known.items()
         if changes(value := settings.raw(name), neutral)
     )

@@ -72,6 +72,7 @@ class PromptBuilder:
         found = find_template(folder, self._tokenizer.template, sees=processor is not None)
         if found is not None:
             self._template = ChatTemplate(*found, self._tokenizer.variables)
+            self._template.probe()
         elif processor is not None:
             raise CheckpointError("model", str(folder), "has no chat template")
         self.has_template = self._template is not None
@@ -245,7 +246,8 @@ def system_message(config: Mapping[str, Any], folder: Path) -> str | None:
 
 def _check(name: str, text: str, *, may_be_empty: bool = False) -> None:
     if not isinstance(text, str) or not (may_be_empty or text.strip()):
-        raise InvalidInput(name, text, "must be text, and not empty")
+        fix = "must be text" if may_be_empty else "must be text, and not empty"
+        raise InvalidInput(name, text, fix)
     try:
         text.encode()
     except UnicodeEncodeError as error:

@@ -3,7 +3,8 @@ socket as its standard input.
 
 A template comes with a model folder and is code in a sandboxed language: it cannot open files, but
 it can loop for ever or fill memory. Here that costs this process and nothing else. Requests are
-{"template", "messages", "variables", "answers"}; each gets {"text"} or {"error"}.
+{"template", "messages", "variables", "answers"}; each gets {"text"} or
+{"error", "limit"}.
 """
 
 import logging
@@ -45,12 +46,12 @@ def _answer(render: Any, request: dict[str, Any]) -> dict[str, Any]:
             **request["variables"],
         )
     except MemoryError:
-        return {"error": "it takes too much memory"}
+        return {"error": "it takes too much memory", "limit": True}
     except Exception as error:  # noqa: BLE001 (whatever a template raises is its own fault)
         if "render_jinja_template" in str(error):
             raise_fault(error)  # but not what another version of the library is called with
         why = str(error).partition("\n")[0] or type(error).__name__
-        return {"error": why[:300]}
+        return {"error": why[:300], "limit": False}
     return {"text": text}
 
 

@@ -26,7 +26,15 @@ _NAME = "the process that renders chat templates"
 
 
 class TemplateFailed(Exception):
-    """A template that raises an error, or exceeds its time or memory."""
+    """A template that raises an error, or exceeds its time or memory.
+
+    Args:
+        limit: whether it was its time or memory.
+    """
+
+    def __init__(self, why: str, *, limit: bool = False) -> None:
+        super().__init__(why)
+        self.limit = limit
 
 
 class _Process:
@@ -86,9 +94,9 @@ class Renderer:
         with self._lock:
             answer = self._answer(dict(request))
         if "error" in answer:
-            raise TemplateFailed(answer["error"])
+            raise TemplateFailed(answer["error"], limit=answer["limit"])
         if len(answer["text"]) > most:
-            raise TemplateFailed("it writes far more than it is given")
+            raise TemplateFailed("it writes far more than it is given", limit=True)
         return answer["text"]
 
     def end(self) -> None:
@@ -117,7 +125,8 @@ class Renderer:
                 if not ready:
                     why = f"has not started within {START_SECONDS:g} s: the machine is busy"
                     raise EngineDown(f"{_NAME} {why}, ask again") from None
-                raise TemplateFailed(f"it takes longer than {RENDER_SECONDS:g} s") from None
+                why = f"it takes longer than {RENDER_SECONDS:g} s"
+                raise TemplateFailed(why, limit=True) from None
             except (EOFError, OSError):
                 code = process.process.wait()
                 self.end()

@@ -74,17 +74,18 @@ class YarnScaling:
     @classmethod
     def read(cls, rope: Settings, longest: int, original: int) -> "YarnScaling":
         """From the `rope_scaling` object of a decoder with `max_position_embeddings=longest`."""
-        rope = rope.with_defaults({"beta_fast": 32, "beta_slow": 1, "truncate": True})
+        rope = rope.with_defaults({"truncate": True})
         factor = rope.number("factor") if "factor" in rope else longest / original
         if factor < 1:
             rope.refuse("factor", "must be at least 1")
         attention = _mscale(factor, 1.0)
         if "attention_factor" in rope:
             attention = rope.number("attention_factor")
-        elif "mscale" in rope and "mscale_all_dim" in rope:
+        elif rope.raw("mscale") and rope.raw("mscale_all_dim"):  # 0 is none, as in transformers
             above, below = rope.number("mscale"), rope.number("mscale_all_dim")
             attention = _mscale(factor, above) / _mscale(factor, below)
-        fast, slow = rope.number("beta_fast"), rope.number("beta_slow")
+        fast = rope.number("beta_fast") if rope.raw("beta_fast") else 32.0
+        slow = rope.number("beta_slow") if rope.raw("beta_slow") else 1.0
         if fast < slow:
             rope.refuse("beta_fast", f"must not be below beta_slow={slow:g}")
         return cls(factor, original, fast, slow, attention, rope.flag("truncate"))

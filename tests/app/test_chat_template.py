@@ -73,6 +73,20 @@ def test_a_model_whose_template_has_no_end(tmp_path: Path, monkeypatch: pytest.M
         VideoQA(folder, gpus=0)
 
 
+def test_a_template_that_shows_only_lists(tmp_path: Path) -> None:
+    """Those of many fine-tunes of models that see."""
+    folder = qwen_vl(tmp_path / "model")
+    usual = VideoQA(folder, gpus=0)._prompts.build("Why?", (), [("What?", "That.")])
+    lists = (
+        "{% for m in messages %}{% if loop.first %}<|im_start|>system\nYou are a helpful assistant."
+        "<|im_end|>\n{% endif %}<|im_start|>{{ m.role }}\n{% for c in m.content %}"
+        "{% if c.type == 'text' %}{{ c.text }}{% endif %}{% endfor %}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    (folder / "chat_template.json").write_text(json.dumps({"chat_template": lists}))
+    assert VideoQA(folder, gpus=0)._prompts.build("Why?", (), [("What?", "That.")]) == usual
+
+
 def test_a_renderer_that_is_killed_is_replaced() -> None:
     echo = template("{{ messages[0].content }}")
     echo.render(TURNS)

@@ -59,7 +59,9 @@ def test_what_is_asked_for_wins(tmp_path: Path) -> None:
 
 
 def test_what_is_not_followed_is_reported(tmp_path: Path) -> None:
-    found = read(tmp_path, {"num_beams": 4, "min_p": 0.1, "typical_p": 1.0, "bad_words_ids": []})
+    content = {"num_beams": 4, "min_p": 0.1, "typical_p": 1.0, "bad_words_ids": []}
+    assert read(tmp_path, content).ignored == ("num_beams=4",)  # min_p is for sampling
+    found = read(tmp_path, {**content, "do_sample": True})
     assert found.ignored == ("num_beams=4", "min_p=0.1")
     assert "num_beams=4, min_p=0.1: not supported" in found.warnings[0]
 
