@@ -187,6 +187,7 @@ def test_predicted_flops_by_hand() -> None:
         qkv_bias=False,
         output_bias=False,
         tie_embeddings=True,
+        max_positions=64,
     )
     method = make_method("ring")
     layout = method.layout(PromptShape(4, 1), 2)
