@@ -149,6 +149,7 @@ def tiny_decoder() -> Decoder:
         qkv_bias=True,
         output_bias=False,
         tie_embeddings=True,
+        max_positions=1024,
     )
     torch.manual_seed(0)
     decoder = Decoder(config).double().requires_grad_(requires_grad=False)
