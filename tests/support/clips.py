@@ -38,8 +38,12 @@ def write_video(
     tag: str | None = None,
 ) -> None:
     """Write a frame per time; `tag` becomes the file's title and the name of its stream."""
+    given = dict(options or {})
+    if codec == "libx264":  # its arithmetic for some CPUs gives other bytes each time
+        own = given.get("x264-params")
+        given["x264-params"] = f"{own}:cpu-independent=1" if own else "cpu-independent=1"
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=rate, options=options or {})
+        stream = container.add_stream(codec, rate=rate, options=given)
         assert isinstance(stream, VideoStream)
         if tag is not None:
             container.metadata["title"] = tag
