@@ -94,7 +94,7 @@ def _passed(medium: Media, places: Sequence[int]) -> list[float]:
     before = None
     for place in places:
         frame, seeks = frames[place], source.seeks[place]
-        from_key = (source.rows[place] - seeks[0]) / apart + 1 if seeks else frame + 1.0
+        from_key = (source.rows[place] - seeks[0][0]) / apart + 1 if seeks else frame + 1.0
         passed.append(from_key if before is None else min(frame - before, from_key))
         before = frame
     return passed

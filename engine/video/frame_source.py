@@ -6,6 +6,8 @@ from typing import Any, Literal, Self
 
 # Bytes and time of last change, in nanoseconds, of a file when it was looked at.
 Stamp = tuple[int, int]
+# A key frame's stamp, where the container is told to go for it, and the shift of its clock there.
+Seek = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -17,11 +19,14 @@ class FrameSource:
         paths: the video or array file; of pictures, one file per frame.
         stamps: of each path; a file that was changed since is refused.
         shape: (height, width) of all frames as displayed.
-        rows: of each frame, its time stamp in the video or its row in the array; the pictures'
-            numbers.
-        seeks: of each frame of a video, time stamps of key frames from which it can be decoded,
-            the nearest first; none where that is the start of the file.
-        rotation: degrees counter-clockwise, 0, 90, 180 or 270, that stored pictures are turned by.
+        rows: of each frame, its time stamp in the video (or its number, if `counted`) or its row
+            in the array; the pictures' numbers.
+        seeks: of each frame of a video, key frames from which it can be decoded, the nearest first;
+            none where that is the start of the file.
+        by_bytes: seeks go to a byte of the file, not to a time.
+        counted: pictures are told apart by counting them, not by their time stamps.
+        stream: which stream of the container, as it numbers them.
+        orientation: how stored pictures are turned and mirrored; see `orientation`.
     """
 
     kind: Literal["video", "pictures", "array"]
@@ -29,8 +34,11 @@ class FrameSource:
     stamps: tuple[Stamp, ...]
     shape: tuple[int, int]
     rows: tuple[int, ...]
-    seeks: tuple[tuple[int, ...], ...] = ()
-    rotation: int = 0
+    seeks: tuple[tuple[Seek, ...], ...] = ()
+    by_bytes: bool = False
+    counted: bool = False
+    stream: int = 0
+    orientation: int = 0
 
     def __len__(self) -> int:
         return len(self.rows)

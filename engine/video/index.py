@@ -9,48 +9,66 @@ from functools import cached_property
 
 import numpy as np
 
+from spava_app.engine.video.frame_source import Seek
+
 # How many key frames back decoding may start when it fails from the nearest one: 0, 1, 3, 7, 15.
 _TRIES = 5
 
 
 @dataclass(frozen=True, eq=False)
 class FrameIndex:
-    """Presentation times of all frames.
+    """Presentation times of all frames, and from where they can be decoded.
 
     Attributes:
         times: [N] float64, seconds since the first frame, strictly increasing from 0.
-        is_key: [N] bool, whether decoding may start at the frame.
-        pts: [N] int64, the same times as the container writes them; what decoding matches by.
+        pts: [N] int64, the same times as the container writes them.
         time_base: seconds per unit of `pts`.
         duration: seconds from the first frame's start to the last frame's end.
+        entries: [K, 3] int64, frames from which decoding may start, ascending; each with where the
+            container is told to go, and the shift of its clock there.
+        by_bytes: whether that is a byte of the file, not a time.
+        counted: whether decoded pictures are told apart by counting them, not by `pts`.
     """
 
     times: np.ndarray
-    is_key: np.ndarray
     pts: np.ndarray
     time_base: Fraction
     duration: float
+    entries: np.ndarray
+    by_bytes: bool = False
+    counted: bool = False
 
     @classmethod
     def from_pts(
-        cls, pts: np.ndarray, is_key: np.ndarray, time_base: Fraction, last_span: Fraction
+        cls,
+        pts: np.ndarray,
+        entries: np.ndarray,
+        time_base: Fraction,
+        last_span: Fraction,
+        *,
+        by_bytes: bool = False,
+        counted: bool = False,
     ) -> "FrameIndex":
         """From ascending time stamps, and the seconds that the last frame stays."""
         times = (pts - pts[0]) * (time_base.numerator / time_base.denominator)
-        return cls(times, is_key, pts, time_base, float(times[-1]) + float(last_span))
+        duration = float(times[-1]) + float(last_span)
+        return cls(times, pts, time_base, duration, entries, by_bytes, counted)
 
     def __len__(self) -> int:
         return len(self.pts)
 
-    def seeks(self, frame: int) -> tuple[int, ...]:
-        """Time stamps of key frames from which to decode `frame`, the nearest first, then ever
-        farther ones; the first frame, where the file starts, is not among them.
-        """
-        nearest = int(np.searchsorted(self._keys, frame, side="right")) - 1
-        tries = [nearest + 1 - 2**power for power in range(_TRIES)]
-        keys = [int(self._keys[key]) for key in tries if key >= 0]
-        return tuple(int(self.pts[key]) for key in keys if key > 0)
-
     @cached_property
-    def _keys(self) -> np.ndarray:
-        return np.flatnonzero(self.is_key)
+    def stamps(self) -> np.ndarray:
+        """[N] int64, what decoded pictures are told apart by."""
+        return np.arange(len(self.pts)) if self.counted else self.pts
+
+    def seeks(self, frame: int) -> tuple[Seek, ...]:
+        """Where to start decoding for `frame`, the nearest first, then ever farther ones; the first
+        frame, where the file starts, is not among them.
+        """
+        nearest = int(np.searchsorted(self.entries[:, 0], frame, side="right")) - 1
+        tries = [nearest + 1 - 2**power for power in range(_TRIES)]
+        found = [self.entries[place].tolist() for place in tries if place >= 0]
+        return tuple(
+            (int(self.stamps[number]), target, shift) for number, target, shift in found if number
+        )

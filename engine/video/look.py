@@ -3,27 +3,34 @@
 Only the decoder process runs this.
 """
 
+from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from av.error import FFmpegError
-from av.video.frame import VideoFrame
 
 from spava_app.engine.video.card_mark import is_card_video
+from spava_app.engine.video.orientation import orientation, swaps_sides
 from spava_app.engine.video.picture import FORMATS, picture_size
 from spava_app.engine.video.pulse import Pulse
-from spava_app.engine.video.scan import check_whole, scan_frames
+from spava_app.engine.video.scan import scan_frames
 from spava_app.engine.video.source import (
     MOST_PIXELS,
     check_file,
     fail,
     open_video,
+    rational,
     stamp,
     status,
-    video_stream,
 )
+from spava_app.engine.video.streams import candidates
 
 _MOST_PICTURES = 100_000
+# Pictures that are looked at for their order; encoders that make B-frames begin at once.
+_PICTURES_COMPARED = 64
+# Of a pixel, beside its height: beyond that it is a mistake.
+_WIDEST = 10
 
 
 def look(path: str, pulse: Pulse) -> tuple[dict[str, Any], bytes]:
@@ -76,45 +83,92 @@ def _pictures_in(path: str) -> list[str]:
 
 
 def _look_at_video(path: str, pulse: Pulse) -> tuple[dict[str, Any], bytes]:
-    """One pass over the packets, then one frame for size and rotation. Mirrored pictures and pixels
-    that are not square are taken as stored.
-    """
+    """One pass over the packets, then the first pictures for what only they tell."""
     before = stamp(path)
     with open_video(path) as container:
-        stream = video_stream(container, path)
-        codec, cards = stream.codec_context.name, is_card_video(container.metadata)
+        streams = candidates(container, path)
+        number, cards = len(streams), is_card_video(container.metadata)
+        stream, codec = streams[0].index, streams[0].codec_context.name
         pulse.beat()
-        scan = scan_frames(container, stream, path, pulse)
-    with open_video(path) as container:
-        end = int(scan.pts[-1]) * scan.time_base + scan.last_span
-        check_whole(container, path, end, pulse)
-    first = _first_picture(path)
-    # The rotation is a property of the stream, but the library shows it on decoded frames only.
-    rotation = round(first.rotation / 90) % 4 * 90
-    shape = (first.height, first.width)
+        scan = scan_frames(container, streams[0], path, pulse)
+    first, disordered = _first_pictures(path, stream, pulse, all_ascend=scan.ascending)
+    if disordered:
+        scan = scan.as_counted()
+    notes = list(scan.notes)
+    if number > 1:
+        size = f"{first.width}x{first.height}"
+        notes.append(f"it has {number} video streams: stream {stream} ({size}) is looked at")
+    entries = scan.entries()
     facts = {
         "kind": "video",
         "stamp": before,
-        "shape": shape[::-1] if rotation % 180 else shape,
+        "shape": _shape(path, first),
         "codec": codec,
         "cards": cards,
-        "rotation": rotation,
+        "stream": stream,
+        "orientation": first.orientation,
         "time_base": scan.time_base.as_integer_ratio(),
         "last_span": scan.last_span.as_integer_ratio(),
+        "by_bytes": scan.jumped,
+        "counted": scan.counted,
+        "frames": len(scan.pts),
+        "notes": notes,
     }
-    return facts, scan.pts.tobytes() + scan.is_key.tobytes()
+    return facts, scan.pts.tobytes() + entries.tobytes()
 
 
-def _first_picture(path: str) -> VideoFrame:
+@dataclass(frozen=True)
+class _First:
+    """Of the first picture: its size as stored, how wide its pixels are (of a height of 1), and how
+    it is turned.
+    """
+
+    width: int
+    height: int
+    aspect: Fraction
+    orientation: int
+
+
+def _first_pictures(
+    path: str, stream_index: int, pulse: Pulse, *, all_ascend: bool
+) -> tuple[_First, bool]:
+    """The first picture, and whether pictures come in another order than their packets say.
+
+    Args:
+        all_ascend: whether packets come in the order of their time stamps. Where the decoder
+            reorders pictures, that is right if there are no B-frames in fact; else the container
+            knows decoding times only.
+    """
+    first, last = None, 0
     with open_video(path) as container:
-        stream = video_stream(container, path)
+        stream = container.streams[stream_index]
         context = stream.codec_context
         if context.width * context.height > MOST_PIXELS:
             fail(path, f"its frames have more than {MOST_PIXELS} pixels; scale the video down")
         context.thread_count = 1
         try:
-            for picture in container.decode(stream):
-                return picture
+            for number, picture in enumerate(container.decode(stream)):
+                pulse.beat()
+                if first is None:
+                    aspect = rational(stream.sample_aspect_ratio)
+                    first = _First(picture.width, picture.height, aspect, orientation(picture))
+                elif picture.pts is not None and picture.pts < last:
+                    return first, True
+                last = picture.pts or last
+                if not (all_ascend and context.has_b_frames) or number >= _PICTURES_COMPARED:
+                    return first, False
         except FFmpegError:
             pass
-    fail(path, "its first frame cannot be decoded; copy or convert the file again")
+    if first is None:
+        fail(path, "its first frame cannot be decoded; copy or convert the file again")
+    return first, False
+
+
+def _shape(path: str, first: _First) -> tuple[int, int]:
+    """(height, width) as displayed: pixels that are not square are as wide as they are meant."""
+    height, width = first.height, first.width
+    if first.aspect and 1 / _WIDEST <= first.aspect <= _WIDEST:
+        width = max(1, round(width * first.aspect))
+    if width * height > MOST_PIXELS:
+        fail(path, f"its frames have more than {MOST_PIXELS} pixels; scale the video down")
+    return (width, height) if swaps_sides(first.orientation) else (height, width)

@@ -23,14 +23,16 @@ class VideoInfo:
 
     Attributes:
         path: the file.
-        width, height: pixels as displayed, that is after the rotation.
+        width, height: pixels as displayed: upright, and square.
         duration: seconds, from the first frame's start to the last frame's end.
         fps: frames per second on average; the true spacing is in `index`.
         codec: the decoder's name, such as "h264".
-        rotation: degrees counter-clockwise, 0, 90, 180 or 270, that stored pictures are turned by.
-        index: when each frame is shown and which are key frames.
+        orientation: how stored pictures are turned and mirrored; see `orientation`.
+        index: when each frame is shown, and from where it can be decoded.
         stamp: the file's size and time of last change.
+        stream: which stream of the container, as it numbers them.
         cards: whether it is a video of `cards`, told by the comment in its container.
+        notes: what a user should know of it, as sentences.
     """
 
     path: str
@@ -39,10 +41,12 @@ class VideoInfo:
     duration: float
     fps: float
     codec: str
-    rotation: int
+    orientation: int
     index: FrameIndex
     stamp: Stamp = (0, 0)
+    stream: int = 0
     cards: bool = False
+    notes: tuple[str, ...] = ()
 
     @property
     def num_frames(self) -> int:
@@ -56,9 +60,12 @@ class VideoInfo:
             paths=(self.path,),
             stamps=(self.stamp,),
             shape=(self.height, self.width),
-            rows=tuple(self.index.pts[list(frames)].tolist()),
+            rows=tuple(self.index.stamps[list(frames)].tolist()),
             seeks=tuple(map(self.index.seeks, frames)),
-            rotation=self.rotation,
+            by_bytes=self.index.by_bytes,
+            counted=self.index.counted,
+            stream=self.stream,
+            orientation=self.orientation,
         )
 
 
@@ -127,16 +134,23 @@ def probe(path: str | Path) -> VideoInfo:
 
 
 def _video(path: str, facts: dict[str, Any], payload: bytes) -> VideoInfo:
-    # Time stamps of 8 bytes, and a byte for each that says whether it is a key frame's.
-    count = len(payload) // 9
+    count = facts["frames"]
     pts = np.frombuffer(payload, np.int64, count)
-    is_key = np.frombuffer(payload, np.bool_, count, offset=8 * count)
-    base, last_span = Fraction(*facts["time_base"]), Fraction(*facts["last_span"])
-    index = FrameIndex.from_pts(pts, is_key, base, last_span)
+    entries = np.frombuffer(payload, np.int64, offset=8 * count).reshape(-1, 3)
+    index = FrameIndex.from_pts(
+        pts,
+        entries,
+        Fraction(*facts["time_base"]),
+        Fraction(*facts["last_span"]),
+        by_bytes=facts["by_bytes"],
+        counted=facts["counted"],
+    )
     height, width = facts["shape"]
     fps = len(index) / index.duration
     return VideoInfo(
-        *(path, width, height, index.duration, fps, facts["codec"], facts["rotation"], index),
+        *(path, width, height, index.duration, fps, facts["codec"], facts["orientation"], index),
         stamp=tuple(facts["stamp"]),
+        stream=facts["stream"],
         cards=facts["cards"],
+        notes=tuple(facts["notes"]),
     )

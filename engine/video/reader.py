@@ -7,20 +7,17 @@ from collections.abc import Iterator
 
 import numpy as np
 from av.error import FFmpegError
+from av.packet import Packet
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import PictureType, VideoFrame
 from av.video.reformatter import VideoReformatter
+from av.video.stream import VideoStream
 
-from spava_app.engine.video.frame_source import FrameSource
+from spava_app.engine.video.clock import Clock
+from spava_app.engine.video.frame_source import FrameSource, Seek
+from spava_app.engine.video.orientation import swaps_sides, upright
 from spava_app.engine.video.pulse import Pulse
-from spava_app.engine.video.source import (
-    demux,
-    fail,
-    open_video,
-    rational,
-    to_rgb,
-    video_stream,
-)
+from spava_app.engine.video.source import demux, fail, open_video, rational, to_rgb
 
 # A seek throws away the pictures the decoder has in flight; below this many frames it saves none.
 _SEEK_COST = 8
@@ -56,10 +53,14 @@ class VideoReader:
         self._may_seek = True
         self._converter = VideoReformatter()  # kept: it holds the conversion tables
         self._spare: VideoFrame | None = None
+        self._spare_at = _BEFORE_ALL
         self._open()
-        self._may_skip = marks_references(self._stream.codec_context)
+        # Pictures can only be counted where none is left out.
+        self._may_skip = not source.counted and marks_references(self._stream.codec_context)
         rate, self._base = rational(self._stream.average_rate), rational(self._stream.time_base)
         self._near = _SEEK_COST / (rate * self._base) if rate and self._base else 0
+        if source.counted:
+            self._near = _SEEK_COST
 
     def close(self) -> None:
         self._container.close()
@@ -76,20 +77,21 @@ class VideoReader:
         """
         picture, whole = self._find(self._source.rows[frame], self._source.seeks[frame])
         height, width = self._source.shape
-        if self._source.rotation % 180:
+        if swaps_sides(self._source.orientation):
             width, height = height, width
-        # Width and height matter only where a stream changes its size on the way.
+        # They differ from the picture's where its pixels are not square, or where a stream changes
+        # its size on the way.
         plane = to_rgb(self._converter, picture, width, height).planes[0]
         lines = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)
         stored = lines[:height, : 3 * width].reshape(height, width, 3)
-        np.copyto(out, np.rot90(stored, self._source.rotation // 90))
+        np.copyto(out, upright(stored, self._source.orientation))
         return whole
 
-    def _find(self, pts: int, seeks: tuple[int, ...]) -> tuple[VideoFrame, bool]:
-        """The picture at `pts` and True, or the last whole one before it and False."""
+    def _find(self, stamp: int, seeks: tuple[Seek, ...]) -> tuple[VideoFrame, bool]:
+        """The picture at `stamp` and True, or the last whole one before it and False."""
         self._spare = None
-        near = not self._may_seek or not seeks or seeks[0] - self._position <= self._near
-        if self._position < pts and near and (picture := self._advance(pts)):
+        near = not self._may_seek or not seeks or seeks[0][0] - self._position <= self._near
+        if self._position < stamp and near and (picture := self._advance(stamp)):
             return picture, True
         # A container may land late, or call a frame a key that needs earlier ones: start earlier.
         for number, start in enumerate((*seeks, None)):
@@ -98,7 +100,7 @@ class VideoReader:
             for skip in (True, False) if self._may_skip else (False,):
                 self._may_skip = skip
                 self._restart(start)
-                if picture := self._advance(pts):
+                if picture := self._advance(stamp):
                     return picture, True
                 if not (self._sound and self._healthy):
                     break  # that explains it, not what was left out
@@ -106,60 +108,95 @@ class VideoReader:
             if number and self._sound and self._spare is not None:
                 break
         if self._spare is None:
-            seconds = float((pts - (self._stream.start_time or 0)) * (self._base or 1))
-            fix = f"nothing up to {seconds:.2f} s can be decoded; copy or convert the file again"
+            where = f"frame {stamp}"
+            if not self._source.counted:
+                start_time = self._stream.start_time or 0
+                where = f"{float((stamp - start_time) * (self._base or 1)):.2f} s"
+            fix = f"nothing up to {where} can be decoded; copy or convert the file again"
             fail(self._source.name, fix)
         return self._spare, False
 
     def _open(self) -> None:
         self._container = open_video(self._source.name, self._source.stamps[0])
-        self._stream = video_stream(self._container, self._source.name)
+        streams = self._container.streams
+        if not 0 <= self._source.stream < len(streams):
+            fail(self._source.name, "the file was changed while it was looked at; ask again")
+        self._stream = streams[self._source.stream]
         self._stream.thread_type = "AUTO"
         self._stream.codec_context.thread_count = self._threads
-        self._entry: int | None = None
+        self._entry: Seek | None = None
         self._sound = self._healthy = True
-        self._position, self._pictures = _BEFORE_ALL, self._decoded()
+        self._position, self._pictures = _BEFORE_ALL, self._decoded(None)
 
-    def _restart(self, start: int | None) -> None:
-        """Go on from the key frame at `start`, or from the start of the file."""
+    def _restart(self, start: Seek | None) -> None:
+        """Go on from a key frame, or from the start of the file."""
         if start is not None:
+            stamp, target, _ = start
             try:
-                self._container.seek(start, stream=self._stream)
+                if self._source.by_bytes:
+                    self._container.seek(target, unsupported_byte_offset=True, stream=self._stream)
+                else:
+                    self._container.seek(target, stream=self._stream)
             except FFmpegError:
                 pass  # not seekable: only the start of the file is left
             else:
                 self._entry, self._sound = start, False
-                self._position, self._pictures = start - 1, self._decoded()
+                self._position, self._pictures = stamp - 1, self._decoded(start)
                 return
         self._container.close()
         self._open()
 
-    def _advance(self, pts: int) -> VideoFrame | None:
-        """Decode up to `pts`; None if it was passed over or did not come out whole."""
+    def _advance(self, wanted: int) -> VideoFrame | None:
+        """Decode up to `wanted`; None if it was passed over or did not come out whole."""
         for stamp, picture, whole in self._pictures:
             self._position = stamp
-            if self._entry is not None and stamp >= self._entry:
+            if self._entry is not None and stamp >= self._entry[0]:
                 if picture.pict_type in _PREDICTED:
                     # With gradual refresh no picture is whole by itself: pictures heal over some
                     # time after a "key frame", and nothing tells when. Only the file's start is
                     # safe then. Unless the key frame was damaged: then another one will do.
                     self._may_seek = not whole
                     return None
-                self._sound, self._entry = stamp == self._entry, None
-            if stamp >= pts:
-                return picture if stamp == pts and whole else None
-            if (
-                whole
-                and self._entry is None
-                and (self._spare is None or (self._spare.pts or 0) < stamp)
-            ):
-                self._spare = picture
+                self._sound, self._entry = stamp == self._entry[0], None
+            if stamp >= wanted:
+                return picture if stamp == wanted and whole else None
+            if whole and self._entry is None and (self._spare is None or self._spare_at < stamp):
+                self._spare, self._spare_at = picture, stamp
         return None
 
-    def _decoded(self) -> Iterator[tuple[int, VideoFrame, bool]]:
-        """The pictures from here on: time stamp, picture, and whether it is whole."""
-        packets, context = demux(self._container, self._stream), self._stream.codec_context
+    def _decoded(self, start: Seek | None) -> Iterator[tuple[int, VideoFrame, bool]]:
+        """The pictures from here on, `start` where there was a seek: stamp, picture, and whether it
+        is whole.
+        """
+        context, counted = self._stream.codec_context, self._source.counted
+        number = start[0] if start else 0
         self._healthy = True
+        for packet in self._packets(start):
+            skip = self._may_skip and packet.pts not in self._wanted
+            context.skip_frame = "NONREF" if skip else "DEFAULT"
+            try:
+                pictures = packet.decode()
+            except FFmpegError:
+                # What refers to the lost picture is made up, though the decoder may not say so.
+                self._healthy = False
+                number += 1
+                continue
+            for picture in pictures:
+                fresh = picture.key_frame and picture.pict_type not in _PREDICTED
+                self._healthy = not picture.is_corrupt and (self._healthy or fresh)
+                # By time stamp wherever that means something: a count does not survive damage.
+                if counted:
+                    yield number, picture, self._healthy
+                    number += 1
+                elif picture.pts is not None:
+                    yield picture.pts, picture, self._healthy
+
+    def _packets(self, start: Seek | None) -> Iterator["Packet[VideoStream]"]:
+        """What the decoder is given, with the time stamps that the scan gave it."""
+        packets = demux(self._container, self._stream)
+        clock = Clock(self._container, self._stream, start[2] if start else 0)
+        # Pictures are counted from the key frame, so that nothing may come before it.
+        landed = not (start and self._source.counted)
         while True:
             try:
                 packet = next(packets, None)
@@ -170,17 +207,7 @@ class VideoReader:
             self._pulse.beat()
             if not packet.size and packet.dts is not None:
                 continue  # an AVI's dropped frame; to the decoder, empty would mean the end
-            skip = self._may_skip and packet.pts not in self._wanted
-            context.skip_frame = "NONREF" if skip else "DEFAULT"
-            try:
-                pictures = packet.decode()
-            except FFmpegError:
-                # What refers to the lost picture is made up, though the decoder may not say so.
-                self._healthy = False
-                continue
-            for picture in pictures:
-                fresh = picture.key_frame and picture.pict_type not in _PREDICTED
-                self._healthy = not picture.is_corrupt and (self._healthy or fresh)
-                # By time stamp and never by counting: after a seek, the count means nothing.
-                if picture.pts is not None:
-                    yield picture.pts, picture, self._healthy
+            landed = landed or packet.dts is None or packet.dts == start[1]
+            if landed:
+                clock.correct(packet)
+                yield packet

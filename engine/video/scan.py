@@ -5,8 +5,9 @@ N = frames, P = packets. Only the decoder process runs this.
 
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from typing import NamedTuple
 
 import numpy as np
 from av.container import InputContainer
@@ -14,13 +15,34 @@ from av.error import FFmpegError
 from av.packet import Packet
 from av.video.stream import VideoStream
 
+from spava_app.engine.video.clock import Clock
+from spava_app.engine.video.key_frames import is_closed
 from spava_app.engine.video.pulse import Pulse
 from spava_app.engine.video.source import demux, fail, rational
 
 # 38 hours at 60 frames a second; what is needed per packet is bounded too.
 _MOST_PACKETS = 2**23
-# More than this missing at the end, in seconds and as a share, and the file counts as cut short.
-_MISSING_SECONDS, _MISSING_SHARE = 0.5, 0.05
+# So many frames may be left out without a word.
+_HANDFUL = 5
+_NO_TIME = -(2**63)
+
+
+class Key(NamedTuple):
+    """A packet where decoding may start.
+
+    Attributes:
+        packet: its number, in decoding order.
+        dts: when it is decoded, by the container's clock; None where that does not say.
+        place: its byte in the file; negative where that is not known.
+        shift: of the clock, there.
+        closed: what was decoded before it is shown before it, and what comes after it after it.
+    """
+
+    packet: int
+    dts: int | None
+    place: int
+    shift: int
+    closed: bool
 
 
 @dataclass(frozen=True)
@@ -29,15 +51,54 @@ class Scan:
 
     Attributes:
         pts: [N] int64, time stamps, strictly ascending.
-        is_key: [N] bool, whether decoding may start at the frame.
+        packets: [N] int64, the packet of each frame; in `counted` streams only those are the same.
+        keys: where decoding may start, in decoding order.
         time_base: seconds per unit of `pts`.
         last_span: seconds that the last frame stays.
+        jumped: the container's clock jumps, so that its times name no place in the file.
+        counted: packets' time stamps are not those of their pictures: the k-th picture that is
+            decoded is the k-th that is shown.
+        notes: what was left out, as sentences.
     """
 
     pts: np.ndarray
-    is_key: np.ndarray
+    packets: np.ndarray
+    keys: tuple[Key, ...]
     time_base: Fraction
     last_span: Fraction
+    jumped: bool
+    counted: bool
+    notes: tuple[str, ...]
+
+    @property
+    def ascending(self) -> bool:
+        """Whether packets come in the order in which they say that their pictures are shown."""
+        return bool((np.diff(self.packets) > 0).all())
+
+    def as_counted(self) -> "Scan":
+        """The same where decoding has shown that time stamps stay in decoding order."""
+        return replace(self, counted=True)
+
+    def entries(self) -> np.ndarray:
+        """Frames from which decoding may start: [K, 3] int64, each with where to seek (a time, or a
+        byte where the clock jumps) and the clock's shift there.
+        """
+        frames = np.full(int(self.packets.max()) + 1, -1)
+        frames[self.packets] = np.arange(len(self.packets))
+        found = []
+        for key in self.keys:
+            frame = int(frames[key.packet]) if key.packet < len(frames) else -1
+            if self.counted:
+                # From an open one on, nobody knows which pictures are decoded.
+                usable = key.closed and self.ascending and not self.jumped
+                target = key.dts if usable else None
+            elif self.jumped:
+                target = key.place if key.place >= 0 else None
+            else:
+                target = int(self.pts[frame])
+            if frame >= 0 and target is not None:
+                found.append((frame, target, key.shift))
+        return np.array(sorted(found), np.int64).reshape(-1, 3)
 
 
 def scan_frames(container: InputContainer, stream: VideoStream, path: str, pulse: Pulse) -> Scan:
@@ -48,84 +109,88 @@ def scan_frames(container: InputContainer, stream: VideoStream, path: str, pulse
     and, when a recording starts in the middle of a group, those that need what came before it.
 
     Raises:
-        VideoError: no frames, too many, frames without times, or a file that cannot be read to its
-            end or ends much sooner than it says.
+        VideoError: no frames, too many, or a file that cannot be read to its end.
     """
-    all_pts, spans, flags = array("q"), array("q"), bytearray()
-    first_key = -1
+    stamps, spans, discarded = array("q"), array("q"), bytearray()
+    keys: list[Key] = []
+    clock, context = Clock(container, stream), stream.codec_context
     try:
         for packet in _pictures(container, stream):
             pulse.beat()
-            if packet.pts is None:
-                fail(path, "its frames carry no times; remux it: ffmpeg -i video -c copy out.mkv")
-            if first_key < 0 and packet.is_keyframe:
-                first_key = len(all_pts)
-            if len(all_pts) >= _MOST_PACKETS:
+            if len(stamps) >= _MOST_PACKETS:
                 fail(path, f"it has more than {_MOST_PACKETS} frames; cut it into parts")
-            all_pts.append(packet.pts)
+            dts, place = packet.dts, packet.pos
+            clock.correct(packet)
+            if packet.is_keyframe:
+                closed = is_closed(packet, context)
+                at = -1 if place is None else place
+                keys.append(Key(len(stamps), dts, at, clock.shift, closed))
+            time = packet.dts if packet.pts is None else packet.pts
+            stamps.append(_NO_TIME if time is None else time)
             spans.append(packet.duration or 0)
-            flags.append(packet.is_keyframe | packet.is_discard << 1)
+            discarded.append(packet.is_discard)
     except FFmpegError:
         fail(path, "the file is damaged and cannot be read to its end; copy or convert it again")
+    return _frames(
+        np.array(stamps, np.int64),
+        np.array(spans, np.int64),
+        np.array(discarded, bool),
+        keys,
+        stream,
+        path,
+        jumped=clock.jumped,
+    )
 
-    pts, flag = np.array(all_pts, np.int64), np.array(flags, np.uint8)
-    shows = flag < 2
-    if first_key >= 0:
-        shows &= (np.arange(len(pts)) >= first_key) & (pts >= pts[first_key])
+
+def _frames(
+    pts: np.ndarray,
+    spans: np.ndarray,
+    discarded: np.ndarray,
+    keys: list[Key],
+    stream: VideoStream,
+    path: str,
+    *,
+    jumped: bool,
+) -> Scan:
+    """From what was read of each packet, [P] each, to frames."""
+    ticks, notes = rational(stream.time_base) or Fraction(1), []
+    time_base, timed = ticks, pts != _NO_TIME
+    counted = not timed.all()
+    if counted:
+        pts, time_base = _timed_by_rate(pts, timed, ticks, stream)
+    shows = ~discarded
+    if keys:
+        shows &= np.arange(len(pts)) >= keys[0].packet
+        if not counted:
+            shows &= pts >= pts[keys[0].packet]
+    if (lost := int((~shows & ~discarded).sum())) > _HANDFUL:
+        notes.append(f"{lost} frames at its start need others that are not in the file: left out")
     packets = np.flatnonzero(shows)
     if not len(packets):
         fail(path, "the video stream holds no frames; copy or convert the file again")
-    pts, first = np.unique(pts[packets], return_index=True)
-    packets = packets[first]
-    time_base = rational(stream.time_base) or Fraction(1)
-    last_span = spans[int(packets[-1])] * time_base or _typical_span(pts, time_base, stream)
-    return Scan(pts, flag[packets] == 1, time_base, last_span)
-
-
-def check_whole(container: InputContainer, path: str, end: Fraction, pulse: Pulse) -> None:
-    """Raise `VideoError` if the file's header says that it goes on long after `end`, in seconds,
-    and nothing is there.
-
-    Args:
-        container: newly opened; read only in doubt, because sound may go on after the pictures.
-    """
-    start = Fraction(container.start_time or 0, 10**6)
-    says = _promised_end(container)
-    slack = max(_MISSING_SECONDS, _MISSING_SHARE * float(says - start))
-    if says - end <= slack:
-        return
-    try:
-        for packet in demux(container):
-            pulse.beat()
-            if packet.size and packet.time_base and packet.dts is not None:
-                stamp = max(packet.dts, packet.pts or packet.dts) + (packet.duration or 0)
-                end = max(end, stamp * rational(packet.time_base))
-    except FFmpegError:
-        pass
-    if says - end > slack:
-        holds = f"{float(end - start):.1f} of {float(says - start):.1f} s"
-        fail(path, f"it is cut short, {holds} are there; copy or download it again")
-
-
-def _promised_end(container: InputContainer) -> Fraction:
-    """When it ends, in seconds, by its header; 0 where that says nothing and the library's duration
-    is an estimate from what it found.
-    """
-    streams = container.streams
-    match container.format.name.split(",")[0]:
-        case "mov":
-            ends = [
-                ((stream.start_time or 0) + stream.duration) * rational(stream.time_base)
-                for stream in streams
-                if stream.duration and stream.time_base
-            ]
-            return max(ends, default=Fraction())
-        case "matroska":
-            return Fraction(container.duration or 0, 10**6)
-        case "avi":
-            ends = [s.frames / rational(s.average_rate) for s in streams.video if s.average_rate]
-            return max(ends, default=Fraction())
-    return Fraction()
+    packets = packets[np.argsort(pts[packets], kind="stable")]
+    pts, last_span = pts[packets], int(spans[packets[-1]]) * ticks
+    again = np.diff(pts, prepend=pts[0] - 1) == 0
+    if (repeated := int(again.sum())) > _HANDFUL:
+        counted = True
+        if 2 * repeated > len(pts):  # a clock that stands still
+            nothing = np.zeros(len(pts), bool)
+            pts, time_base = _timed_by_rate(pts, nothing, time_base, stream)
+            notes.append("its time stamps repeat: frames are taken to be evenly spaced")
+        else:
+            pts, time_base = _apart(pts, again, time_base)
+    else:
+        pts, packets = pts[~again], packets[~again]
+    return Scan(
+        pts=pts,
+        packets=packets,
+        keys=tuple(keys),
+        time_base=time_base,
+        last_span=last_span or _typical_span(pts, time_base, stream),
+        jumped=jumped,
+        counted=counted,
+        notes=tuple(notes),
+    )
 
 
 def _pictures(container: InputContainer, stream: VideoStream) -> Iterator["Packet[VideoStream]"]:
@@ -135,6 +200,32 @@ def _pictures(container: InputContainer, stream: VideoStream) -> Iterator["Packe
         # for reference only: its show_frame bit is then 0 (RFC 6386, 9.1).
         if packet.size and not (vp8 and not bytes(packet)[0] & 0x10):
             yield packet
+
+
+def _timed_by_rate(
+    pts: np.ndarray, timed: np.ndarray, time_base: Fraction, stream: VideoStream
+) -> tuple[np.ndarray, Fraction]:
+    """Time stamps for packets that carry none, and their unit: between those that do, or, as of raw
+    streams, one frame after the other at the stream's own rate.
+    """
+    places = np.arange(len(pts))
+    if timed.any():
+        between = np.interp(places, places[timed], pts[timed])
+        return np.where(timed, pts, np.rint(between).astype(np.int64)), time_base
+    rate = rational(stream.guessed_rate) or rational(stream.average_rate) or Fraction(25)
+    return places, 1 / rate
+
+
+def _apart(
+    pts: np.ndarray, again: np.ndarray, time_base: Fraction
+) -> tuple[np.ndarray, Fraction]:
+    """Ascending time stamps that are too coarse for the frames, as different ones: frames of one
+    time follow each other within its unit.
+    """
+    places = np.arange(len(pts))
+    since = places - np.maximum.accumulate(np.where(again, 0, places))
+    parts = int(since.max()) + 1
+    return pts * parts + since, time_base / parts
 
 
 def _typical_span(pts: np.ndarray, time_base: Fraction, stream: VideoStream) -> Fraction:

@@ -13,7 +13,6 @@ from typing import Any, NoReturn
 import av
 from av.container import InputContainer
 from av.error import FFmpegError
-from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
@@ -112,20 +111,6 @@ def open_video(path: str, expected: Stamp | None = None) -> InputContainer:
         return av.open(f"file:{path}", options=dict(_OPTIONS), **_TAGS)
     except (FFmpegError, OSError):
         fail(path, "this is not a video file, or it is cut short; give an mp4, mkv, webm or avi")
-
-
-def video_stream(container: InputContainer, path: str) -> VideoStream:
-    """The first video stream that is not a still cover picture.
-
-    Raises:
-        VideoError: there is none, or this build has no decoder for it.
-    """
-    for stream in container.streams.video:
-        if not stream.disposition & Disposition.attached_pic:
-            if stream.codec_context is None:
-                fail(path, "no decoder is available for this video; convert it to h264")
-            return stream
-    fail(path, "the file holds no video stream; give a file that has pictures, not only sound")
 
 
 def to_rgb(converter: VideoReformatter, picture: VideoFrame, width: int, height: int) -> VideoFrame:

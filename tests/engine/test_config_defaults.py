@@ -118,9 +118,7 @@ def test_pixels_of_pictures(
     tmp_path: Path, size: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # transformers 5.17 writes the settings of a folder into this dictionary of the class.
-    monkeypatch.setattr(
-        Qwen2VLImageProcessorPil, "size", dict(Qwen2VLImageProcessorPil.size)
-    )
+    monkeypatch.setattr(Qwen2VLImageProcessorPil, "size", dict(Qwen2VLImageProcessorPil.size))
     settings = {"image_processor_type": "Qwen2VLImageProcessor", **size}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
     theirs = Qwen2VLImageProcessorPil.from_pretrained(tmp_path)

@@ -67,16 +67,18 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
 
 @pytest.fixture(scope="session")
 def sequential() -> Callable[[Path], tuple[np.ndarray, np.ndarray]]:
-    """Decode a whole file from its start: seconds since the first frame, and RGB as stored."""
+    """Decode a whole file from its start: seconds since the first frame, and RGB as stored. The
+    order is the decoder's, since some containers know decoding times only.
+    """
 
     def decode(path: Path) -> tuple[np.ndarray, np.ndarray]:
         with av.open(f"file:{path}") as container:
-            shown = {
-                (f.pts or 0) * (f.time_base or 1): f.to_ndarray(format="rgb24")
+            shown = [
+                ((f.pts or 0) * (f.time_base or 1), f.to_ndarray(format="rgb24"))
                 for f in container.decode(video=0)
-            }
-        seconds = sorted(shown)
+            ]
+        seconds = sorted(second for second, _ in shown)
         times = np.array([float(s - seconds[0]) for s in seconds])
-        return times, np.stack([shown[s] for s in seconds])
+        return times, np.stack([picture for _, picture in shown])
 
     return decode

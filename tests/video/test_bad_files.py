@@ -158,6 +158,7 @@ def test_headers_that_claim_too_many_pixels(tmp_path):
 
 
 def test_ten_hours_claimed_for_three_frames(tmp_path):
+    """No byte is missing: the packets say how long it is."""
     path = tmp_path / "claim.mkv"
     write_video(path, [0, 1, 2], Fraction(1, 30))
     data = path.read_bytes()
@@ -165,7 +166,8 @@ def test_ten_hours_claimed_for_three_frames(tmp_path):
     path.write_bytes(data[:at] + struct.pack(">d", 36e6) + data[at + 8 :])
     with av.open(str(path)) as container:
         assert container.duration == 36_000_000_000
-    refused(path, r"cut short, 0\.\d of 36000\.0 s")
+    info = probe(path)
+    assert (info.num_frames, info.duration) == (3, pytest.approx(0.1, abs=0.02))
 
 
 def test_three_frames_over_ten_hours(tmp_path, sequential):

@@ -101,8 +101,8 @@ def reading(monkeypatch):
     decoded = []
     pictures_of = VideoReader._decoded
 
-    def count(reader):
-        for picture in pictures_of(reader):
+    def count(reader, start):
+        for picture in pictures_of(reader, start):
             decoded.append(picture)
             yield picture
 

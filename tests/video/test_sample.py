@@ -18,10 +18,8 @@ from spava_app.errors import InvalidInput
 def video(pts, last=40, base=Fraction(1, 1000)):
     """A video that only exists as a frame index."""
     pts = np.asarray(pts, dtype=np.int64)
-    times = (pts - pts[0]) * float(base)
-    duration = float(times[-1] + last * base)
-    index = FrameIndex(times, pts % 7 == 0, pts, base, duration)
-    return VideoInfo("v.mp4", 8, 8, duration, len(pts) / duration, "h264", 0, index)
+    index = FrameIndex.from_pts(pts, np.empty((0, 3), np.int64), base, last * base)
+    return VideoInfo("v.mp4", 8, 8, index.duration, len(pts) / index.duration, "h264", 0, index)
 
 
 gaps = st.lists(st.integers(1, 3000), max_size=60)
