@@ -9,15 +9,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 POOL_WINDOW = 5
+# Products of keys and question that a CPU sums while they are still in its cache.
+_CACHED_BYTES = 2**20
 
 
 def query_scores(q_query: Tensor, k: Tensor) -> Tensor:
     """How much the question asks for each key, per KV head: the mean of its raw scores.
 
     A key's score is its dot product with every question row of every query head of its group,
-    averaged. Means are linear, so this is one matrix-vector product per KV head and never an [Lq,
-    T] matrix. It is formed from a float32 copy of the keys: scores rounded to bfloat16 tie by the
-    thousand, and forms that save the copy are slower (docs/performance.md).
+    averaged. Means are linear, so this is one product per key and KV head and never an [Lq, T]
+    matrix. It is formed in float32: scores rounded to bfloat16 tie by the thousand, and forms that
+    save the float32 products are slower (docs/performance.md).
+
+    Equal keys score equal, wherever they stand: each row is summed by itself, always in the same
+    order. A matrix-vector product rounds its last rows in another order than the others, and ties
+    would no longer go to the lowest index.
 
     Args:
         q_query: rotated queries of the question `[Lq, H, D]`.
@@ -28,7 +34,14 @@ def query_scores(q_query: Tensor, k: Tensor) -> Tensor:
     """
     dtype = torch.promote_types(k.dtype, torch.float32)
     mean = q_query.to(dtype).mean(dim=0).unflatten(0, (k.shape[1], -1)).mean(dim=1)
-    return torch.einsum("thd,hd->ht", k.to(dtype), mean)
+    scores = mean.new_empty(k.shape[:2])
+    step = max(1, len(k))
+    if k.device.type == "cpu":
+        step = max(1, _CACHED_BYTES // max(1, mean.numel() * mean.element_size()))
+    for first in range(0, len(k), step):
+        part = slice(first, first + step)
+        torch.sum(k[part] * mean, dim=-1, out=scores[part])
+    return scores.T.contiguous()
 
 
 def select(scores: Tensor, count: int, *, skip: int = 0) -> Tensor:

@@ -40,6 +40,25 @@ def test_query_scores_are_not_rounded_to_the_keys_precision(
     torch.testing.assert_close(scores, exact.float(), atol=2e-6, rtol=0)
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=GPU)])
+@pytest.mark.parametrize("heads", [1, 2, 3, 8])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_equal_keys_score_equal_wherever_they_stand(
+    heads: int, dtype: torch.dtype, device: str
+) -> None:
+    """The last rows of a matrix-vector product are rounded in another order than the others."""
+    generator = torch.Generator().manual_seed(heads)
+    for head_dim in (3, 16, 64, 80, 128):
+        for length in (1, 2, 7, 16, 17, 63, 65, 129, 1000, 4099):
+            q = torch.randn(5, 2 * heads, head_dim, generator=generator).to(dtype)
+            k = torch.randn(length, heads, head_dim, generator=generator).to(dtype)
+            equal = torch.rand(length, generator=generator) < 0.5
+            equal[[0, -1]] = True
+            k[equal] = k[0].clone()
+            scores = query_scores(q.to(device), k.to(device)).cpu()[:, equal]
+            assert torch.equal(scores, scores[:, :1].expand_as(scores)), (head_dim, length)
+
+
 def pool_and_rank(scores: list[float]) -> list[int]:
     """Best first by the definition: NaN highest, then by value, equal ones by index."""
     pooled = [scores[max(i - 2, 0) : i + 3] for i in range(len(scores))]
