@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from spava_app.engine.comm import Comm
-from spava_app.engine.costs import prefill_flops, token_flops
+from spava_app.engine.costs import logits_flops, prefill_flops, token_flops
 from spava_app.engine.deadline import deadline_for
 from spava_app.engine.dealing import deal
 from spava_app.engine.exchange import indices
@@ -69,8 +69,8 @@ class Runner:
         method = make_method(request.method, request.options)
         layout = method.layout(request.shape, comm.world_size)
         method.check_heads(config.num_heads, config.num_kv_heads, comm.world_size)
-        parameters = sum(weight.numel() for weight in self.decoder.parameters())
-        flops = prefill_flops(config, parameters, method, layout)
+        parameters = sum(weight.numel() for weight in self.decoder.layers.parameters())
+        flops = prefill_flops(config, parameters, method, layout) + logits_flops(config)
 
         deadline = deadline_for(flops, self.device.type)
         hidden = self._embed(request, layout, timer, deadline, cancelled)
@@ -84,7 +84,7 @@ class Runner:
         with timer.stage("prefill"):
             token = self._step(hidden, local, prefill.attend, row, choose)
 
-        flops = token_flops(config, parameters, layout)
+        flops = token_flops(config, parameters, layout) + logits_flops(config)
         comm.deadline = deadline_for(flops, self.device.type)
         decode = Decode(layout, comm, cache)
         position = positions.amax().expand(*positions.shape[:-1], 1) + 1

@@ -8,6 +8,7 @@ is a fault of the program itself.
 import math
 import operator
 import sys
+from fractions import Fraction
 from numbers import Integral, Real
 from traceback import format_exception
 from typing import Self
@@ -167,6 +168,13 @@ def plain_number(value: object) -> int | float | None:
         return operator.index(plain)  # type: ignore[arg-type] (that is what is asked)
     except (TypeError, OverflowError, RuntimeError):
         return None
+
+
+def as_written(number: float) -> Fraction:
+    """The decimal that stands for a number wherever it is written: 0.07 is 7/100, which no float
+    is. For products that are rounded: 0.07 * 100 is 7.000000000000001 in floats.
+    """
+    return Fraction(repr(float(number)))
 
 
 def finite_number(value: object) -> int | float | None:

@@ -14,7 +14,7 @@ from spava_app.engine.plan import Plan, PlannedMedia
 from spava_app.engine.processors import Fit, Processor
 from spava_app.engine.request import Request
 from spava_app.engine.sampling import GREEDY
-from spava_app.errors import InvalidInput
+from spava_app.errors import InvalidInput, as_written
 from spava_app.fitting import Fitted, fit_prompt, least_prompt, wish_of
 from spava_app.looking import Asked, Seen, as_media
 from spava_app.prompt import Prompt, PromptBuilder
@@ -174,7 +174,7 @@ class Preparer:
 
         most = max(len(file.sample) for file in seen)
         if asked.fps is not None:
-            most = math.ceil(min(asked.fps, 1e6) * _RATE_STEPS)
+            most = math.ceil(as_written(min(asked.fps, 1e6)) * _RATE_STEPS)
         return bisect_right(range(1, most), False, key=too_many)
 
     def _plan(self, request: Request, fitted: Fitted[Seen], choice: Choice) -> Plan:

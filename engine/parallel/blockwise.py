@@ -26,7 +26,7 @@ from spava_app.engine.parallel.blockwise_work import (
 from spava_app.engine.parallel.buffers import Buffers, HeadShape
 from spava_app.engine.parallel.partials import merge_into, merge_packed, pack_partial
 from spava_app.engine.parallel.work import Step
-from spava_app.errors import InvalidInput, check_count, plain_number
+from spava_app.errors import InvalidInput, as_written, check_count, plain_number
 from spava_app.kernels.lse import merge
 from spava_app.kernels.select import gather_packed, query_scores, select
 
@@ -98,7 +98,7 @@ class PassingMethod(BlockwiseMethod):
 
     Attributes:
         passing_len: keys a block passes on.
-        passing_fraction: the same as a fraction of the block, 0 to 1.
+        passing_fraction: the same as a fraction of the block, 0 to 1, rounded up to whole keys.
     """
 
     passing_len: int | None = None
@@ -126,7 +126,7 @@ class PassingMethod(BlockwiseMethod):
         """How many keys each block passes on; the last one passes none, nobody comes after it."""
         limit = default if self.passing_len is None else self.passing_len
         if self.passing_fraction is not None:
-            limit = ceil(self.passing_fraction * block_len)
+            limit = ceil(as_written(self.passing_fraction) * block_len)
         return (*(min(limit, len(tokens)) for tokens in candidates[:-1]), 0)
 
 

@@ -15,7 +15,10 @@ ANCHOR_SHARE, PASSING_SHARE, ROUND_TO = 64, 128, 128
 
 @dataclass(frozen=True)
 class Spava(PassingMethod):
-    """Spava; by default V = 2 per rank in zigzag, l_a = n_c / 64, l_p = n_c / 128 up to 128s."""
+    """Spava; by default V = 2 per rank in zigzag, l_a = n_c / 64 and l_p = n_c / 128, rounded up to
+    multiples of 128. Of a context below 64 or 128 tokens these would be 0, as by the paper's
+    division; here they are 128, or as many as there are, so that a short prompt loses nothing.
+    """
 
     name = "spava"
 

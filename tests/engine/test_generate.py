@@ -11,16 +11,18 @@ from typing import Any
 import pytest
 import torch
 from dist import RankPool
-from generation import error_when_only_the_last_fails, generate
+from generation import deadlines, error_when_only_the_last_fails, generate
 from safetensors.torch import load_file, save_file
 from transformers import Qwen2_5_VLForConditionalGeneration
 
+from spava_app.engine.deadline import deadline_for
 from spava_app.engine.models.positions import multimodal_positions
 from spava_app.engine.processors import QwenProcessor
 from spava_app.engine.request import Request
 from spava_app.engine.video.decode import decode_frames
 from spava_app.engine.video.pixel_config import PixelConfig
 from spava_app.engine.video.preprocess import patchify_frames
+from spava_app.engine.weights import load_model
 
 VIDEO_ID, VISION_START, VISION_END = 290, 292, 293
 PIXELS = PixelConfig(min_pixels=28 * 28, max_pixels=84 * 84)
@@ -84,6 +86,24 @@ def test_spava_gives_the_same_tokens_on_any_number_of_ranks(
     ]
     assert len(answers[0]) == NEW_TOKENS
     assert all(tokens == answers[0] for tokens in answers)
+
+
+def test_deadlines_count_neither_the_embedding_nor_more_logits_than_there_are(
+    ranks: Ranks, checkpoint: Path, request_: Request
+) -> None:
+    """Of a prompt one row gets logits, and of each token its own."""
+    asked = replace(request_, method="full", options={})
+    rows, pairs = len(asked.token_ids), len(asked.token_ids) * (len(asked.token_ids) + 1) // 2
+    decoder = load_model(checkpoint).decoder
+    config, width = decoder.config, decoder.config.num_heads * decoder.config.head_dim
+    weights = sum(weight.numel() for weight in decoder.layers.parameters())
+    logits = 2 * config.vocab_size * config.hidden_size
+    per_pair = 4 * width * config.num_layers
+    found = ranks(1).run(deadlines, checkpoint, PROCESSOR, asked)[0]
+    prefill = 2 * weights * rows + per_pair * pairs + logits
+    assert found["prefill"] == pytest.approx(deadline_for(prefill, "cpu"), abs=1e-9)
+    token = 2 * weights + per_pair * rows + logits
+    assert found["generate"] == pytest.approx(deadline_for(token, "cpu"), abs=1e-9)
 
 
 def test_generation_ends_at_a_stop_id_even_if_it_comes_first(

@@ -1,5 +1,7 @@
 """Layouts by enumeration and by property: who owns what, who sees what, and what it costs."""
 
+from fractions import Fraction
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -193,6 +195,17 @@ def test_predicted_flops_by_hand() -> None:
     layout = method.layout(PromptShape(4, 1), 2)
     assert prefill_flops(config, 1000, method, layout) == 2 * 1000 * 2 + (3 + 4) * 384
     assert token_flops(config, 1000, layout) == 2 * 1000 + 2 * 384
+
+
+@pytest.mark.parametrize("method", ["apb", "spava"])
+@pytest.mark.parametrize("share", [0.07, 0.29, 0.57, 0.58, 1.0, 1e-05, 0.1])
+def test_a_fraction_passes_as_many_keys_as_its_decimal_says(method: str, share: float) -> None:
+    """0.07 * 100 is a little more than 7 in floats."""
+    options = {"passing_fraction": share, "virtual_hosts": 3, "anchor_len": 1}
+    layout = make_method(method, options).layout(PromptShape(302, 1), 1)
+    block = len(layout.blocks[1])
+    assert layout.passing[1] == -(-Fraction(str(share)) * block // 1)
+    assert block == (100 if method == "spava" else 101)
 
 
 def test_pairs_with_extra_rows() -> None:

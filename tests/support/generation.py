@@ -46,6 +46,20 @@ def generate(
     return list(runner_of(comm, folder, processor).run(request, timer)), stages
 
 
+def deadlines(
+    comm: Comm, folder: Path, processor: Processor | None, request: Request
+) -> dict[str, float]:
+    """The deadline of the collectives in each stage, in seconds."""
+    found: dict[str, float] = {}
+
+    def note(stage: str) -> None:
+        found[stage] = comm.deadline
+
+    timer = StageTimer(torch.device("cpu"), note)
+    list(runner_of(comm, folder, processor).run(request, timer))
+    return found
+
+
 def generate_logits(
     comm: Comm, folder: Path, processor: Processor | None, request: Request
 ) -> tuple[list[int], list[list[float]]]:
