@@ -1,33 +1,16 @@
 """What a file, an array or a model is, told by hashes: names and dates of files are no proof."""
 
 import hashlib
-import os
-import stat
 from collections.abc import Iterable
 from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
 
+from spava_app.engine.video.stamp import Stamp, stamp_of
 from spava_app.engine.weight_files import weight_files
 
 _hash = partial(hashlib.blake2b, digest_size=20)
-
-Stamp = tuple[int, ...]
-
-
-def stamp_of(path: str | Path) -> Stamp:
-    """What changes when a file is written or replaced: its size, times and place on the disk. Empty
-    for what is no regular file, or not there.
-    """
-    try:
-        found = os.stat(path)
-    except OSError:
-        return ()
-    if not stat.S_ISREG(found.st_mode):
-        return ()
-    # The time of change can be set by nobody, unlike that of modification.
-    return (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_dev, found.st_ino)
 
 
 def file_content(path: str | Path) -> tuple[str, Stamp]:

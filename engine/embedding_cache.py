@@ -18,11 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spava_app.engine.content import model_identity, stamp_of
+from spava_app.engine.content import model_identity
 from spava_app.engine.embedding_memory import EmbeddingMemory
 from spava_app.engine.embedding_store import EmbeddingStore
 from spava_app.engine.media import Media
 from spava_app.engine.processors import Processor
+from spava_app.engine.video.stamp import stamp_of
 from spava_app.errors import SpavaWarning
 
 # Changed with whatever makes other embeddings of the same frames: decoding, resizing, the towers.

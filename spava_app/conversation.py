@@ -10,9 +10,9 @@ from typing import Self
 from typing_extensions import Unpack
 
 from spava_app.answer import Answer
-from spava_app.engine.content import stamp_of
 from spava_app.engine.scratch import scratch_path
 from spava_app.engine.turns import Turns
+from spava_app.engine.video.stamp import stamp_of
 from spava_app.errors import EngineError
 from spava_app.forked import check_not_forked
 from spava_app.looking import Asked, Files, Seen, look

@@ -235,7 +235,7 @@ def hashed(media: Media) -> Media:
     was looked at.
     """
     files = [file_content(path) for path in media.source.paths]
-    if any(stamp[:2] != seen for (_, stamp), seen in zip(files, media.source.stamps, strict=True)):
+    if any(stamp != seen for (_, stamp), seen in zip(files, media.source.stamps, strict=True)):
         return media
     if len(files) == 1:
         return replace(media, content=files[0][0], stamp=files[0][1])

@@ -6,11 +6,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from spava_app.engine.video.files import Files
 from spava_app.engine.video.frame_source import FrameSource
+from spava_app.engine.video.media_file import MediaFile, fail
 from spava_app.engine.video.picture import read_picture
 from spava_app.engine.video.pulse import Pulse
 from spava_app.engine.video.reader import VideoReader
-from spava_app.engine.video.source import check_file, fail
 from spava_app.errors import InvalidInput, raise_fault
 
 
@@ -25,16 +26,15 @@ class Reader(Protocol):
 
 
 class PictureReader:
-    """A picture file per frame."""
+    """A picture file per frame, in their order."""
 
-    def __init__(self, source: FrameSource, pulse: Pulse) -> None:
-        self._source, self._pulse = source, pulse
+    def __init__(self, files: Files) -> None:
+        self._files = files
 
     def read(self, frame: int, out: np.ndarray) -> bool:
-        self._pulse.beat()
-        path = self._source.paths[frame]
-        check_file(path, self._source.stamps[frame])
-        np.copyto(out, read_picture(path))
+        file = self._files.open_next()
+        with file.open() as stream:
+            np.copyto(out, read_picture(stream, file.path))
         return True
 
     def close(self) -> None:
@@ -44,19 +44,20 @@ class PictureReader:
 class OtherReader:
     """decord or torchcodec, by frame number: for comparison. They tell no damage."""
 
-    def __init__(self, name: str, source: FrameSource, threads: int, pulse: Pulse) -> None:
+    def __init__(
+        self, name: str, source: FrameSource, file: MediaFile, threads: int, pulse: Pulse
+    ) -> None:
         if find_spec(name) is None:
             raise InvalidInput("decoder", name, f"is not installed: pip install {name}")
         self._source, self._pulse, self._name = source, pulse, name
-        check_file(source.name, source.stamps[0])
         library = import_module("decord" if name == "decord" else "torchcodec.decoders")
         try:
             if name == "decord":
-                video = library.VideoReader(source.name, num_threads=threads)
+                video = library.VideoReader(file.open(), num_threads=threads)
                 self._get = lambda number: video[number].asnumpy()
             else:
                 video = library.VideoDecoder(
-                    source.name, num_ffmpeg_threads=threads, dimension_order="NHWC"
+                    file.open(), num_ffmpeg_threads=threads, dimension_order="NHWC"
                 )
                 self._get = lambda number: video.get_frame_at(number).data.numpy()
         except Exception as error:  # noqa: BLE001 (their errors have no common type)
@@ -76,15 +77,18 @@ class OtherReader:
         self._get: Any = None
 
 
-def open_reader(decoder: str, source: FrameSource, threads: int, pulse: Pulse) -> Reader:
-    """The reader of a source; `decoder` is of videos only.
+def open_reader(
+    decoder: str, source: FrameSource, files: Files, threads: int, pulse: Pulse
+) -> Reader:
+    """The reader of a source and its files; `decoder` is of videos only.
 
     Raises:
         InvalidInput: no such decoder, or it is not installed.
         VideoError: the file cannot be opened.
     """
     if source.kind == "pictures":
-        return PictureReader(source, pulse)
+        return PictureReader(files)
+    file = files.open_next()
     if decoder == "pyav":
-        return VideoReader(source, threads, pulse)
-    return OtherReader(decoder, source, threads, pulse)
+        return VideoReader(source, file, threads, pulse)
+    return OtherReader(decoder, source, file, threads, pulse)

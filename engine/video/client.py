@@ -12,14 +12,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
 
-from spava_app.engine.channel import decode_error
+from spava_app.engine.channel import decode_error, encode_error
 from spava_app.engine.endings import is_stopped, oom_kills, start_error
 from spava_app.engine.process_log import start_process
 from spava_app.engine.video.decoder_exit import exit_error, silence_error
+from spava_app.engine.video.media_file import open_media
+from spava_app.engine.video.stamp import Stamp
 from spava_app.engine.video.wire import CONVERT, Message, Wire
 from spava_app.errors import InternalError, SpavaError, VideoError
 from spava_app.forked import is_forked
@@ -57,12 +59,29 @@ class DecoderProcess:
         logger.debug("decoder process %d started", self.process.pid)
         self.owner = os.getpid()
         self._wire = Wire(ours)
-        self._path, self._left, self._oom_kills = "", 0.0, 0
+        self._paths: Sequence[str] = ("",)
+        self._stamps: Sequence[Stamp | None] = ()
+        self._left, self._oom_kills = 0.0, 0
         self._ready = self.busy = False
 
-    def ask(self, path: str, request: Message, *, seconds: float, file: int | None = None) -> None:
-        """Send a request about `path`; its answers may be waited for so many seconds in all."""
-        self._path, self._left, self._oom_kills = path, seconds, oom_kills()
+    def ask(
+        self,
+        paths: Sequence[str],
+        request: Message,
+        *,
+        seconds: float,
+        file: int | None = None,
+        stamps: Sequence[Stamp] = (),
+    ) -> None:
+        """Send a request about some files; its answers may be waited for so many seconds in all.
+
+        Args:
+            paths: of the files, the only ones that the process is given.
+            file: a descriptor that it needs besides.
+            stamps: what the files were when they were looked at before.
+        """
+        self._paths, self._stamps = paths, stamps or [None] * len(paths)
+        self._left, self._oom_kills = seconds, oom_kills()
         self.busy = True
         self._send(request, file)
 
@@ -118,13 +137,32 @@ class DecoderProcess:
             except (EOFError, OSError):
                 self._fail_ended()
             except ValueError:
-                fix = f"the decoder sent no valid answer; {CONVERT}"
-                self._fail(VideoError("video", self._path, fix))
+                self._fail_wrong()
             self._left -= time.monotonic() - began
             if "ready" in message:
                 self._ready = True
+            elif "open" in message:
+                self._open(message["open"])
             elif "alive" not in message:
                 return message, payload
+
+    def _open(self, number: object) -> None:
+        """Give it the file it asks for, or the error."""
+        if type(number) is not int or not 0 <= number < len(self._paths):
+            self._fail_wrong()
+        try:
+            file = open_media(self._paths[number], self._stamps[number])
+        except VideoError as error:
+            self._send({"opened": number, **encode_error(error)}, None)
+            return
+        try:
+            self._send({"opened": number}, file.descriptor)
+        finally:
+            file.close()
+
+    def _fail_wrong(self) -> NoReturn:
+        fix = f"the decoder sent no valid answer; {CONVERT}"
+        self._fail(VideoError("video", self._paths[0], fix))
 
     def _fail_ended(self) -> NoReturn:
         try:
@@ -135,7 +173,7 @@ class DecoderProcess:
         self._fail(
             exit_error(
                 code,
-                self._path,
+                self._paths[0],
                 output=self._log.tail(),
                 ready=self._ready,
                 oom_kills_before=self._oom_kills,
@@ -145,7 +183,7 @@ class DecoderProcess:
     def _fail_silent(self, *, late: bool) -> NoReturn:
         stopped = is_stopped(self.process.pid)
         self._fail(
-            silence_error(self._path, SILENCE, late=late, ready=self._ready, stopped=stopped)
+            silence_error(self._paths[0], SILENCE, late=late, ready=self._ready, stopped=stopped)
         )
 
     def _fail(self, error: SpavaError) -> NoReturn:

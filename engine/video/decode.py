@@ -75,7 +75,7 @@ def _decode(
         request |= {"threads": threads, "decoder": decoder}
         with decoder_process() as process:
             seconds = _AT_LEAST + _PER_FRAME * len(source)
-            process.ask(source.name, request, seconds=seconds, file=file)
+            process.ask(source.paths, request, seconds=seconds, file=file, stamps=source.stamps)
             while "done" not in (message := process.answer(last=False)[0]):
                 pictures = ring[message["slot"], : message["count"]]
                 yield Group(pictures, tuple(message["damaged"]))

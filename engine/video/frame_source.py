@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Self
 
-# Bytes and time of last change, in nanoseconds, of a file when it was looked at.
-Stamp = tuple[int, int]
+from spava_app.engine.video.stamp import Stamp
+
 # A key frame's stamp, where the container is told to go for it, and the shift of its clock there.
 Seek = tuple[int, int, int]
 

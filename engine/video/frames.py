@@ -15,6 +15,7 @@ from torch import Tensor
 from spava_app.engine.video.frame_source import FrameSource
 from spava_app.engine.video.index import FrameIndex
 from spava_app.engine.video.probe import VideoInfo, picture_files
+from spava_app.engine.video.stamp import stamp_of
 from spava_app.errors import InvalidInput, VideoError, plain_number
 
 _FASTEST = 1000.0
@@ -132,6 +133,5 @@ def _write(frames: np.ndarray | Tensor, chosen: Sequence[int], scratch: Path) ->
     except OSError:
         fix = f"has no room for {picked.nbytes / 2**20:.0f} MiB of frames; set TMPDIR to another"
         raise InvalidInput("temporary folder", str(scratch), fix) from None
-    status, rows = path.stat(), tuple(range(len(picked)))
-    stamp = (status.st_size, status.st_mtime_ns)
-    return FrameSource("array", (str(path),), (stamp,), picked.shape[1:3], rows)
+    rows = tuple(range(len(picked)))
+    return FrameSource("array", (str(path),), (stamp_of(path),), picked.shape[1:3], rows)

@@ -25,6 +25,6 @@ def is_closed(packet: "Packet[VideoStream]", context: VideoCodecContext) -> bool
         else:  # units stand behind start codes (annex B)
             unit = data.find(b"\0\0\1", at) + 3
             at = unit if unit >= 3 else -1
-        if 0 <= at and unit < len(data) and (kind := data[unit] & 31) in _FIRST_SLICES:
+        if at >= 0 and unit < len(data) and (kind := data[unit] & 31) in _FIRST_SLICES:
             return kind == _IDR_SLICE
     return False

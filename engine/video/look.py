@@ -1,97 +1,73 @@
-"""What a path is: a video with its frame index, a picture, or a folder of pictures.
+"""What a file is: a video with its frame index, or a picture.
 
 Only the decoder process runs this.
 """
 
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 from av.error import FFmpegError
 
 from spava_app.engine.video.card_mark import is_card_video
+from spava_app.engine.video.files import Files
+from spava_app.engine.video.media_file import MediaFile, fail
 from spava_app.engine.video.orientation import orientation, swaps_sides
-from spava_app.engine.video.picture import FORMATS, picture_size
+from spava_app.engine.video.picture import picture_size
+from spava_app.engine.video.picture_formats import FORMATS
 from spava_app.engine.video.pulse import Pulse
 from spava_app.engine.video.scan import scan_frames
-from spava_app.engine.video.source import (
-    MOST_PIXELS,
-    check_file,
-    fail,
-    open_video,
-    rational,
-    stamp,
-    status,
-)
-from spava_app.engine.video.streams import candidates
+from spava_app.engine.video.source import MOST_PIXELS, open_video, rational
+from spava_app.engine.video.streams import candidates, stream_at
 
-_MOST_PICTURES = 100_000
 # Pictures that are looked at for their order; encoders that make B-frames begin at once.
 _PICTURES_COMPARED = 64
 # Of a pixel, beside its height: beyond that it is a mistake.
 _WIDEST = 10
 
 
-def look(path: str, pulse: Pulse) -> tuple[dict[str, Any], bytes]:
-    """What there is at `path`: facts for JSON, and of a video its time stamps (int64) and after
-    them which frames are keys (bool).
+def look(file: MediaFile, pulse: Pulse) -> tuple[dict[str, Any], bytes]:
+    """What a file is: facts for JSON, and of a video its time stamps and after them its entries, as
+    in a `FrameIndex`.
 
     Raises:
         VideoError: nothing that can be read.
     """
-    if status(path).is_folder:
-        return {"kind": "folder", "names": _pictures_in(path)}, b""
-    check_file(path)
-    if size := picture_size(path):
-        return {"kind": "picture", "shape": size, "stamp": stamp(path)}, b""
-    return _look_at_video(path, pulse)
+    with file.open() as stream:
+        size = picture_size(stream, file.path)
+    if size:
+        return {"kind": "picture", "shape": size, "stamp": file.stamp}, b""
+    return _look_at_video(file, pulse)
 
 
-def picture_shapes(paths: list[str], pulse: Pulse) -> dict[str, Any]:
+def picture_shapes(files: Files, count: int) -> dict[str, Any]:
     """(height, width) and stamp of each picture file.
 
     Raises:
         VideoError: one of them is no picture.
     """
-    shapes = []
-    for path in paths:
-        pulse.beat()
-        check_file(path)
-        size = picture_size(path)
+    shapes, stamps = [], []
+    for _ in range(count):
+        file = files.open_next()
+        with file.open() as stream:
+            size = picture_size(stream, file.path)
         if size is None:
-            fail(path, f"this is no picture; give {', '.join(FORMATS)}")
+            fail(file.path, f"this is no picture; give {', '.join(FORMATS)}")
         shapes.append(size)
-    return {"shapes": shapes, "stamps": [stamp(path) for path in paths]}
+        stamps.append(file.stamp)
+    return {"shapes": shapes, "stamps": stamps}
 
 
-def _pictures_in(path: str) -> list[str]:
-    endings = {ending for endings in FORMATS.values() for ending in endings}
-    try:
-        found = [
-            entry.name
-            for entry in Path(path).iterdir()
-            if entry.suffix.lower() in endings and not entry.name.startswith(".")
-        ]
-    except OSError:
-        fail(path, "this folder may not be read; change its permissions")
-    if not found:
-        fail(path, "this is a folder without pictures; give a video file or a folder of pictures")
-    if len(found) > _MOST_PICTURES:
-        fail(path, f"this folder has more than {_MOST_PICTURES} pictures; make it a video")
-    return found
-
-
-def _look_at_video(path: str, pulse: Pulse) -> tuple[dict[str, Any], bytes]:
+def _look_at_video(file: MediaFile, pulse: Pulse) -> tuple[dict[str, Any], bytes]:
     """One pass over the packets, then the first pictures for what only they tell."""
-    before = stamp(path)
-    with open_video(path) as container:
+    path = file.path
+    with open_video(file) as container:
         streams = candidates(container, path)
         number, cards = len(streams), is_card_video(container.metadata)
         stream, codec = streams[0].index, streams[0].codec_context.name
         pulse.beat()
         scan = scan_frames(container, streams[0], path, pulse)
-    first, disordered = _first_pictures(path, stream, pulse, all_ascend=scan.ascending)
+    first, disordered = _first_pictures(file, stream, pulse, all_ascend=scan.ascending)
     if disordered:
         scan = scan.as_counted()
     notes = list(scan.notes)
@@ -101,7 +77,7 @@ def _look_at_video(path: str, pulse: Pulse) -> tuple[dict[str, Any], bytes]:
     entries = scan.entries()
     facts = {
         "kind": "video",
-        "stamp": before,
+        "stamp": file.stamp,
         "shape": _shape(path, first),
         "codec": codec,
         "cards": cards,
@@ -130,7 +106,7 @@ class _First:
 
 
 def _first_pictures(
-    path: str, stream_index: int, pulse: Pulse, *, all_ascend: bool
+    file: MediaFile, stream_index: int, pulse: Pulse, *, all_ascend: bool
 ) -> tuple[_First, bool]:
     """The first picture, and whether pictures come in another order than their packets say.
 
@@ -139,9 +115,9 @@ def _first_pictures(
             reorders pictures, that is right if there are no B-frames in fact; else the container
             knows decoding times only.
     """
-    first, last = None, 0
-    with open_video(path) as container:
-        stream = container.streams[stream_index]
+    first, last, path = None, 0, file.path
+    with open_video(file) as container:
+        stream = stream_at(container, stream_index, path)
         context = stream.codec_context
         if context.width * context.height > MOST_PIXELS:
             fail(path, f"its frames have more than {MOST_PIXELS} pixels; scale the video down")

@@ -4,6 +4,8 @@ A way is a number of three bits: rows and columns change places, then rows are t
 columns.
 """
 
+from typing import Any
+
 import numpy as np
 from av.sidedata.sidedata import Type
 from av.video.frame import VideoFrame
@@ -15,7 +17,8 @@ def orientation(picture: VideoFrame) -> int:
     """As the display matrix of a decoded picture says (ISO/IEC 14496-12, 6.2.2): the pixel at
     (x, y) is shown at (a x + c y, b x + d y). Angles between are taken for the nearest right one.
     """
-    data = picture.side_data.get(Type.DISPLAYMATRIX)
+    sides: Any = picture.side_data  # the library's annotations say that its keys are strings
+    data = sides.get(Type.DISPLAYMATRIX)
     if data is None:
         return 0
     a, b, _, c, d, *_ = np.frombuffer(memoryview(data), np.int32).tolist()

@@ -9,8 +9,11 @@ from typing import Any
 import numpy as np
 
 from spava_app.engine.video.client import decoder_process
-from spava_app.engine.video.frame_source import FrameSource, Stamp
+from spava_app.engine.video.frame_source import FrameSource
 from spava_app.engine.video.index import FrameIndex
+from spava_app.engine.video.media_file import is_folder
+from spava_app.engine.video.picture_formats import pictures_in
+from spava_app.engine.video.stamp import Stamp
 from spava_app.errors import VideoError
 
 # Reading the packets of hours of video from a slow disk; a process that hangs is noticed earlier.
@@ -29,7 +32,7 @@ class VideoInfo:
         codec: the decoder's name, such as "h264".
         orientation: how stored pictures are turned and mirrored; see `orientation`.
         index: when each frame is shown, and from where it can be decoded.
-        stamp: the file's size and time of last change.
+        stamp: what the file was when it was looked at.
         stream: which stream of the container, as it numbers them.
         cards: whether it is a video of `cards`, told by the comment in its container.
         notes: what a user should know of it, as sentences.
@@ -91,17 +94,17 @@ class FolderInfo:
 
 
 def look_at(path: str | Path) -> VideoInfo | PictureInfo | FolderInfo:
-    """Look at a path, in the decoder process.
+    """Look at a path: at a file in the decoder process, and at a folder's names here.
 
     Raises:
         VideoError: there is nothing that can be read, or it takes too long.
     """
-    path = str(Path(path).absolute())  # the process stays where it was started
+    path = str(Path(path).absolute())
+    if is_folder(path):
+        return FolderInfo(path, tuple(pictures_in(path)))
     with decoder_process() as process:
-        process.ask(path, {"look": path}, seconds=LOOK_SECONDS)
+        process.ask([path], {"look": path}, seconds=LOOK_SECONDS)
         facts, payload = process.answer()
-    if facts["kind"] == "folder":
-        return FolderInfo(path, tuple(facts["names"]))
     if facts["kind"] == "picture":
         return PictureInfo(path, tuple(facts["shape"]), tuple(facts["stamp"]))
     return _video(path, facts, payload)
@@ -114,7 +117,7 @@ def picture_files(paths: Sequence[str]) -> list[PictureInfo]:
         VideoError: one of them is none.
     """
     with decoder_process() as process:
-        process.ask(paths[0], {"shapes": list(paths)}, seconds=LOOK_SECONDS)
+        process.ask(paths, {"shapes": list(paths)}, seconds=LOOK_SECONDS)
         facts, _ = process.answer()
     found = zip(paths, facts["shapes"], facts["stamps"], strict=True)
     return [PictureInfo(path, tuple(shape), tuple(stamp)) for path, shape, stamp in found]

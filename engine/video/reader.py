@@ -15,9 +15,11 @@ from av.video.stream import VideoStream
 
 from spava_app.engine.video.clock import Clock
 from spava_app.engine.video.frame_source import FrameSource, Seek
+from spava_app.engine.video.media_file import MediaFile, fail
 from spava_app.engine.video.orientation import swaps_sides, upright
 from spava_app.engine.video.pulse import Pulse
-from spava_app.engine.video.source import demux, fail, open_video, rational, to_rgb
+from spava_app.engine.video.source import demux, open_video, rational, to_rgb
+from spava_app.engine.video.streams import stream_at
 
 # A seek throws away the pictures the decoder has in flight; below this many frames it saves none.
 _SEEK_COST = 8
@@ -40,15 +42,17 @@ class VideoReader:
 
     Args:
         source: a video and its chosen frames.
+        file: the video, which stays open for as long as this is used.
         threads: of the decoder.
         pulse: told of every packet.
 
     Raises:
-        VideoError: the file is not what it was, or cannot be opened.
+        VideoError: the file cannot be opened as a video.
     """
 
-    def __init__(self, source: FrameSource, threads: int, pulse: Pulse) -> None:
-        self._source, self._threads, self._pulse = source, threads, pulse
+    def __init__(self, source: FrameSource, file: MediaFile, threads: int, pulse: Pulse) -> None:
+        self._source, self._file = source, file
+        self._threads, self._pulse = threads, pulse
         self._wanted = frozenset(source.rows)
         self._may_seek = True
         self._converter = VideoReformatter()  # kept: it holds the conversion tables
@@ -117,11 +121,8 @@ class VideoReader:
         return self._spare, False
 
     def _open(self) -> None:
-        self._container = open_video(self._source.name, self._source.stamps[0])
-        streams = self._container.streams
-        if not 0 <= self._source.stream < len(streams):
-            fail(self._source.name, "the file was changed while it was looked at; ask again")
-        self._stream = streams[self._source.stream]
+        self._container = open_video(self._file)
+        self._stream = stream_at(self._container, self._source.stream, self._source.name)
         self._stream.thread_type = "AUTO"
         self._stream.codec_context.thread_count = self._threads
         self._entry: Seek | None = None
@@ -196,7 +197,7 @@ class VideoReader:
         packets = demux(self._container, self._stream)
         clock = Clock(self._container, self._stream, start[2] if start else 0)
         # Pictures are counted from the key frame, so that nothing may come before it.
-        landed = not (start and self._source.counted)
+        landing = start[1] if start and self._source.counted else None
         while True:
             try:
                 packet = next(packets, None)
@@ -207,7 +208,8 @@ class VideoReader:
             self._pulse.beat()
             if not packet.size and packet.dts is not None:
                 continue  # an AVI's dropped frame; to the decoder, empty would mean the end
-            landed = landed or packet.dts is None or packet.dts == start[1]
-            if landed:
+            if packet.dts is None or packet.dts == landing:
+                landing = None
+            if landing is None:
                 clock.correct(packet)
                 yield packet

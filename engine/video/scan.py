@@ -17,8 +17,9 @@ from av.video.stream import VideoStream
 
 from spava_app.engine.video.clock import Clock
 from spava_app.engine.video.key_frames import is_closed
+from spava_app.engine.video.media_file import fail
 from spava_app.engine.video.pulse import Pulse
-from spava_app.engine.video.source import demux, fail, rational
+from spava_app.engine.video.source import demux, rational
 
 # 38 hours at 60 frames a second; what is needed per packet is bounded too.
 _MOST_PACKETS = 2**23
@@ -216,9 +217,7 @@ def _timed_by_rate(
     return places, 1 / rate
 
 
-def _apart(
-    pts: np.ndarray, again: np.ndarray, time_base: Fraction
-) -> tuple[np.ndarray, Fraction]:
+def _apart(pts: np.ndarray, again: np.ndarray, time_base: Fraction) -> tuple[np.ndarray, Fraction]:
     """Ascending time stamps that are too coarse for the frames, as different ones: frames of one
     time follow each other within its unit.
     """

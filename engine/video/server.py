@@ -32,7 +32,7 @@ def main() -> None:
     """Serve until the other side is gone."""
     send_records(int(os.environ.get(LEVEL_VARIABLE, logging.WARNING)))
     _give_up_privileges()
-    wire = Wire(socket.socket(fileno=os.dup(0)))
+    wire = Wire(socket.socket(fileno=os.dup(0)), takes_files=True)
     with suppress(EOFError, OSError):
         try:
             # Only now: whatever decodes is loaded within the limits.

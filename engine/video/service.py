@@ -1,6 +1,8 @@
-"""What the decoder process does when asked: look at a path, or send frames through a ring.
+"""What the decoder process does when asked: look at a file, or send frames through a ring.
 
-Requests, each with the answers that may come; `alive` may come before any of them:
+Requests, each with the answers that may come. Before any of them may come `alive`, and {"open"},
+a number among the paths of the request: {"opened"} comes back with that file's descriptor, or with
+why there is none.
     {"look": path}: the facts of `look`
     {"shapes": paths}: {"shapes", "stamps"} of pictures
     {"read": source, "group", "slots", "threads", "decoder"}, and the ring's descriptor: for each
@@ -17,11 +19,11 @@ from av.error import FFmpegError
 
 from spava_app.engine.channel import encode_error
 from spava_app.engine.video.backends import open_reader
+from spava_app.engine.video.files import Files
 from spava_app.engine.video.frame_source import FrameSource
 from spava_app.engine.video.look import look, picture_shapes
 from spava_app.engine.video.pulse import Pulse
 from spava_app.engine.video.ring import map_ring
-from spava_app.engine.video.source import check_still
 from spava_app.engine.video.wire import CONVERT, Message, Wire
 from spava_app.errors import InternalError, InvalidInput, VideoError
 
@@ -34,8 +36,8 @@ def serve(wire: Wire) -> None:
     while True:
         pulse.rest()
         request, _ = wire.receive()
-        if "free" in request:
-            continue  # came too late for a request that ended in an error
+        if _is_late(request, wire):
+            continue
         pulse.beat()
         try:
             answer, payload = _answer(request, wire, pulse)
@@ -55,6 +57,13 @@ def serve(wire: Wire) -> None:
         wire.send(answer, payload)
 
 
+def _is_late(message: Message, wire: Wire) -> bool:
+    """Whether it belongs to a request that has ended in an error."""
+    if "opened" in message and "error" not in message:
+        os.close(wire.take_file())
+    return "opened" in message or "free" in message
+
+
 def _subject(request: Message) -> str:
     """The file, or the first of the files, that a request is about."""
     if "read" in request:
@@ -64,9 +73,11 @@ def _subject(request: Message) -> str:
 
 def _answer(request: Message, wire: Wire, pulse: Pulse) -> tuple[Message, bytes]:
     if "look" in request:
-        return look(request["look"], pulse)
+        with Files(wire, [request["look"]], pulse) as files:
+            return look(files.open_next(), pulse)
     if "shapes" in request:
-        return picture_shapes(request["shapes"], pulse), b""
+        with Files(wire, request["shapes"], pulse) as files:
+            return picture_shapes(files, len(request["shapes"])), b""
     _read(request, wire, pulse)
     return {"done": True}, b""
 
@@ -82,21 +93,20 @@ def _read(request: dict[str, Any], wire: Wire, pulse: Pulse) -> None:
     finally:
         os.close(file)
     free = list(range(slots))
-    reader = open_reader(request["decoder"], source, request["threads"], pulse)
-    try:
-        for frames in groups:
-            while not free:
-                pulse.rest()
-                free.append(wire.receive()[0]["free"])
-                pulse.beat()
-            slot = free.pop(0)
-            whole = [reader.read(frame, ring[slot, place]) for place, frame in enumerate(frames)]
-            damaged = [frame for frame, good in zip(frames, whole, strict=True) if not good]
-            wire.send({"slot": slot, "count": len(frames), "damaged": damaged})
-    finally:
-        reader.close()
-    for path, expected in zip(source.paths, source.stamps, strict=True):
-        check_still(path, expected)
+    with Files(wire, source.paths, pulse) as files:
+        reader = open_reader(request["decoder"], source, files, request["threads"], pulse)
+        try:
+            for frames in groups:
+                while not free:
+                    pulse.rest()
+                    free.append(wire.expect("free")["free"])
+                    pulse.beat()
+                slot = free.pop(0)
+                whole = [reader.read(frame, ring[slot, i]) for i, frame in enumerate(frames)]
+                damaged = [frame for frame, good in zip(frames, whole, strict=True) if not good]
+                wire.send({"slot": slot, "count": len(frames), "damaged": damaged})
+        finally:
+            reader.close()
     pulse.rest()  # who takes the last frames may be as slow as with any other
     for _ in range(slots - len(free)):
-        wire.receive()
+        wire.expect("free")

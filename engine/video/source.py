@@ -4,11 +4,9 @@ Only the decoder process runs this.
 """
 
 import os
-import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, NoReturn
+from typing import Any
 
 import av
 from av.container import InputContainer
@@ -17,17 +15,18 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
-from spava_app.engine.video.frame_source import Stamp
-from spava_app.errors import VideoError
+from spava_app.engine.video.media_file import MediaFile, fail
 
 # Of a frame or picture: 16384 x 8192. Beyond it a header is more likely a bomb than a picture.
 MOST_PIXELS = 2**27
 # A playlist, a session description or a concat script given the name of a video would make the
-# library open other files or addresses, so only plain containers and only local files are opened.
+# library open other files or addresses, so only plain containers are opened, and nothing but the
+# descriptor that is given.
 _CONTAINERS = (
     "mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,gif,mxf,ivf,rm,nut,wtv,h264,hevc"
 )
-_OPTIONS = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "file"}
+_OPTIONS = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "fd"}
+_NO_VIDEO = "this is not a video file, or it is cut short; give an mp4, mkv, webm or avi"
 # What PyAV takes in some versions only, so that all of 16 to 19 do the same.
 # Tags that are not UTF-8 are errors before 19 unless asked otherwise; 19 keeps their bytes.
 _TAGS: dict[str, Any] = {}
@@ -41,76 +40,19 @@ except TypeError:
     _ONE_THREAD = {}
 
 
-@dataclass(frozen=True)
-class Status:
-    """What the file system says of a path, without opening it."""
-
-    is_folder: bool
-    is_file: bool
-    stamp: Stamp
-
-
-def fail(path: str, fix: str) -> NoReturn:
-    """Raise the `VideoError` that names the field, the path and the fix, and nothing else."""
-    raise VideoError("video", path, fix) from None
-
-
-def status(path: str) -> Status:
-    """Raise `VideoError` unless something is there."""
-    try:
-        found = os.stat(path)
-    except PermissionError:
-        fail(path, "its folder may not be read; change the permissions")
-    except (OSError, ValueError):
-        fail(path, "there is no such file; give the path of a video or picture")
-    mode = found.st_mode
-    return Status(stat.S_ISDIR(mode), stat.S_ISREG(mode), (found.st_size, found.st_mtime_ns))
-
-
-def stamp(path: str) -> Stamp:
-    """Size and time of last change."""
-    return status(path).stamp
-
-
-def check_file(path: str, expected: Stamp | None = None) -> None:
-    """Raise `VideoError` unless `path` is a regular file with something in it, that has not been
-    changed since it was stamped.
-    """
-    found = status(path)
-    if found.is_folder:
-        fail(path, "this is a folder; give the path of one file")
-    # Neither a pipe nor a device: those could be read for ever.
-    if not found.is_file:
-        fail(path, "this is not a regular file; copy it to disk first")
-    if expected is not None and found.stamp != expected:
-        fail(path, "the file was changed while it was looked at; ask again")
-    if found.stamp[0] == 0:
-        fail(path, "the file is empty; copy or download it again")
-    if not os.access(path, os.R_OK):
-        fail(path, "the file may not be read; change its permissions")
-
-
-def check_still(path: str, expected: Stamp) -> None:
-    """Raise `VideoError` if the file was written or replaced while it was read. One that was
-    removed was read as it was.
-    """
-    if os.path.lexists(path):
-        check_file(path, expected)
-
-
-def open_video(path: str, expected: Stamp | None = None) -> InputContainer:
-    """Open a local video file for reading; the caller closes it (it is a context manager).
+def open_video(file: MediaFile) -> InputContainer:
+    """Open a video file for reading, from its start; the caller closes it (it is a context
+    manager) before it opens the file again, for both would share a place in it.
 
     Raises:
-        VideoError: nothing there, not a regular file, empty, not readable, not a video, or changed
-            since it was stamped.
+        VideoError: not a video.
     """
-    check_file(path, expected)
+    os.lseek(file.descriptor, 0, os.SEEK_SET)
+    options = _OPTIONS | {"fd": str(file.descriptor)}
     try:
-        # The prefix keeps a colon in a file name from being read as a protocol.
-        return av.open(f"file:{path}", options=dict(_OPTIONS), **_TAGS)
+        return av.open("fd:", options=options, **_TAGS)
     except (FFmpegError, OSError):
-        fail(path, "this is not a video file, or it is cut short; give an mp4, mkv, webm or avi")
+        fail(file.path, _NO_VIDEO)
 
 
 def to_rgb(converter: VideoReformatter, picture: VideoFrame, width: int, height: int) -> VideoFrame:

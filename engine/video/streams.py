@@ -4,7 +4,7 @@ from av.container import InputContainer
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
-from spava_app.engine.video.source import fail
+from spava_app.engine.video.media_file import fail
 
 # Covers, previews for scrubbing, and parts of a picture, such as the tiles of a HEIC.
 _NO_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.dependent
@@ -26,6 +26,18 @@ def candidates(container: InputContainer, path: str) -> list[VideoStream]:
     if not known:
         fail(path, "no decoder is available for this video; convert it to h264")
     return sorted(known, key=_score, reverse=True)  # of equals, the first
+
+
+def stream_at(container: InputContainer, index: int, path: str) -> VideoStream:
+    """A video stream by its number in the container.
+
+    Raises:
+        VideoError: it is no longer there.
+    """
+    streams = container.streams
+    if index < len(streams) and isinstance(stream := streams[index], VideoStream):
+        return stream
+    fail(path, "the file was changed while it was looked at; ask again")
 
 
 def _score(stream: VideoStream) -> tuple[bool, int]:

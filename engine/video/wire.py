@@ -23,12 +23,14 @@ class Wire:
 
     Args:
         end: connected; owned from here on.
+        takes_files: whether open files may come with messages; else they are closed.
     """
 
-    def __init__(self, end: socket.socket) -> None:
-        self._end = end
+    def __init__(self, end: socket.socket, *, takes_files: bool = False) -> None:
+        self._end, self._takes_files = end, takes_files
         self._buffer = bytearray()
         self._files: deque[int] = deque()
+        self._kept: deque[Message] = deque()
 
     def close(self) -> None:
         self._end.close()
@@ -68,12 +70,18 @@ class Wire:
             EOFError, OSError: the other side is gone.
             ValueError: what came is not a message.
         """
+        return (self._kept.popleft(), b"") if self._kept else self._next(within)
+
+    def _next(self, within: float | None) -> tuple[Message, bytes]:
         until = None if within is None else time.monotonic() + within
         while (end := self._buffer.find(b"\n")) < 0:
             if len(self._buffer) > _LONGEST_LINE:
                 raise ValueError("a line without end")
             self._read(until)
-        message = json.loads(self._take(end + 1))
+        try:
+            message = json.loads(self._take(end + 1))
+        except RecursionError:
+            raise ValueError("too deep") from None
         size = message.pop("bytes", 0) if isinstance(message, dict) else -1
         if not isinstance(size, int) or not 0 <= size <= _LONGEST_PAYLOAD:
             raise ValueError("not a message")
@@ -81,8 +89,23 @@ class Wire:
             self._read(until)
         return message, self._take(size)
 
+    def expect(self, key: str) -> Message:
+        """The next message that has this key; what comes before it is kept for `receive`, or for
+        who expects that. Messages have no bytes behind them then.
+
+        Raises:
+            as `receive`.
+        """
+        for place, message in enumerate(self._kept):
+            if key in message:
+                del self._kept[place]
+                return message
+        while key not in (message := self._next(None)[0]):
+            self._kept.append(message)
+        return message
+
     def take_file(self) -> int:
-        """The descriptor that came with a message."""
+        """The descriptor that came with a message; those of the first messages come first."""
         return self._files.popleft()
 
     def _read(self, until: float | None) -> None:
@@ -93,8 +116,11 @@ class Wire:
             self._end.settimeout(left)
         else:
             self._end.settimeout(None)
-        data, files, _, _ = socket.recv_fds(self._end, _CHUNK, 1)
-        self._files.extend(files)
+        if self._takes_files:
+            data, files, _, _ = socket.recv_fds(self._end, _CHUNK, 1)
+            self._files.extend(files)
+        else:
+            data = self._end.recv(_CHUNK)
         if not data:
             raise EOFError
         self._buffer += data

@@ -263,8 +263,9 @@ def test_turned_picture(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # turn right
     Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
-    assert picture_size(tmp_path / "turned.png") == (40, 20)
-    turned = read_picture(tmp_path / "turned.png")
+    with (tmp_path / "turned.png").open("rb") as file:
+        assert picture_size(file, "turned.png") == (40, 20)
+        turned = read_picture(file, "turned.png")
     assert turned.shape == (40, 20, 3)
     assert turned[:10].min() == 255
     assert turned[10:].max() == 0

@@ -124,15 +124,19 @@ def test_what_may_not_be_read(hidden, tmp_path, videos):
     path = folder / "video.mp4"
     path.write_bytes(videos.odd.read_bytes())
     (path if hidden == "file" else folder).chmod(0)
-    code = (
-        "import ctypes\n"
+    drops = (
+        "import ctypes, os, sys\n"
         "for capability in (1, 2): ctypes.CDLL(None).prctl(24, capability)\n"  # CAP_DAC_*
+        "os.execv(sys.executable, [sys.executable, '-c', sys.argv[1]])"
+    )
+    code = (
         "from spava_app.engine.video.probe import probe\n"
         "from spava_app.errors import VideoError\n"
         f"try: probe({str(folder if hidden == 'pictures' else path)!r})\n"
         "except VideoError as error: print(error)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", drops, code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "may not be read; change" in done.stdout
 
 

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spava_app.engine.video.decode import decode_frames
+from spava_app.engine.video.media_file import open_media
 from spava_app.engine.video.probe import probe
 from spava_app.engine.video.pulse import Pulse
 from spava_app.engine.video.reader import VideoReader, marks_references
@@ -110,7 +111,12 @@ def reading(monkeypatch):
         source = probe(path).source(frames)
         decoded.clear()
         ours, theirs = socketpair()
-        with closing(VideoReader(source, 2, Pulse(Wire(ours)))) as reader, theirs:
+        pulse = Pulse(Wire(ours))
+        with (
+            closing(open_media(str(path))) as file,
+            closing(VideoReader(source, file, 2, pulse)) as reader,
+            theirs,
+        ):
             out = np.empty((len(frames), *source.shape, 3), np.uint8)
             return [reader.read(place, out[place]) for place in range(len(frames))], out, decoded
 
