@@ -151,6 +151,12 @@ class Seen:
     def picture(self) -> bool:
         return self.info is None
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of the file, as sentences."""
+        told = self.info.notes if self.info else ()
+        return tuple(f"{Path(self.path).name}: {note}" for note in told)
+
     def with_frames(self, num_frames: int) -> Self:
         """The same file with at most so many frames, evenly spaced."""
         if self.info is None:

@@ -172,7 +172,9 @@ class Session:
             chosen = variants(method, asked.method_options, ranks)
             prepare = replace(prepare, variants=chosen)
         request, plan = prepare(asked, seen)
-        told = (*asked.warnings, *warnings_about(self._config, seen), *self._defaults.warnings)
+        notes = tuple(note for file in seen for note in file.notes)
+        about = warnings_about(self._config, seen)
+        told = (*asked.warnings, *notes, *about, *self._defaults.warnings)
         for text in told:
             warnings.warn(SpavaWarning(text), stacklevel=2)
         return request, replace(plan, warnings=told)

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from spava_app.engine.video.animation import AnimationReader
 from spava_app.engine.video.files import Files
 from spava_app.engine.video.frame_source import FrameSource
 from spava_app.engine.video.media_file import MediaFile, fail
@@ -28,13 +29,13 @@ class Reader(Protocol):
 class PictureReader:
     """A picture file per frame, in their order."""
 
-    def __init__(self, files: Files) -> None:
-        self._files = files
+    def __init__(self, files: Files, shape: tuple[int, int]) -> None:
+        self._files, self._shape = files, shape
 
     def read(self, frame: int, out: np.ndarray) -> bool:
         file = self._files.open_next()
         with file.open() as stream:
-            np.copyto(out, read_picture(stream, file.path))
+            np.copyto(out, read_picture(stream, file.path, self._shape))
         return True
 
     def close(self) -> None:
@@ -80,15 +81,17 @@ class OtherReader:
 def open_reader(
     decoder: str, source: FrameSource, files: Files, threads: int, pulse: Pulse
 ) -> Reader:
-    """The reader of a source and its files; `decoder` is of videos only.
+    """The reader of a source and its files; `decoder` is of video files only.
 
     Raises:
         InvalidInput: no such decoder, or it is not installed.
         VideoError: the file cannot be opened.
     """
     if source.kind == "pictures":
-        return PictureReader(files)
+        return PictureReader(files, source.shape)
     file = files.open_next()
+    if source.kind == "animation":
+        return AnimationReader(file.open(), source.name, source.rows, source.shape, pulse)
     if decoder == "pyav":
         return VideoReader(source, file, threads, pulse)
     return OtherReader(decoder, source, file, threads, pulse)

@@ -12,24 +12,24 @@ Seek = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class FrameSource:
-    """The chosen frames of a video file, of picture files or of an array.
+    """The chosen frames of a video file, of an animation, of picture files or of an array.
 
     Attributes:
         kind: what `paths` are.
-        paths: the video or array file; of pictures, one file per frame.
+        paths: the video, animation or array file; of pictures, one file per frame.
         stamps: of each path; a file that was changed since is refused.
         shape: (height, width) of all frames as displayed.
-        rows: of each frame, its time stamp in the video (or its number, if `counted`) or its row
-            in the array; the pictures' numbers.
-        seeks: of each frame of a video, key frames from which it can be decoded, the nearest first;
-            none where that is the start of the file.
+        rows: of each frame, its time stamp in the video or animation (or its number, if `counted`)
+            or its row in the array; the pictures' numbers.
+        seeks: of each frame of a video or animation, key frames from which it can be decoded, the
+            nearest first; none where that is the start of the file.
         by_bytes: seeks go to a byte of the file, not to a time.
         counted: pictures are told apart by counting them, not by their time stamps.
         stream: which stream of the container, as it numbers them.
         orientation: how stored pictures are turned and mirrored; see `orientation`.
     """
 
-    kind: Literal["video", "pictures", "array"]
+    kind: Literal["video", "animation", "pictures", "array"]
     paths: tuple[str, ...]
     stamps: tuple[Stamp, ...]
     shape: tuple[int, int]

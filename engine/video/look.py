@@ -1,4 +1,4 @@
-"""What a file is: a video with its frame index, or a picture.
+"""What a file is: a video or animation with its frame index, or a picture.
 
 Only the decoder process runs this.
 """
@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+import numpy as np
 from av.error import FFmpegError
 
+from spava_app.engine.video.animation import Animation, find_animation
 from spava_app.engine.video.card_mark import is_card_video
+from spava_app.engine.video.cut_short import cut_short
 from spava_app.engine.video.files import Files
 from spava_app.engine.video.media_file import MediaFile, fail
 from spava_app.engine.video.orientation import orientation, swaps_sides
@@ -18,44 +21,66 @@ from spava_app.engine.video.picture_formats import FORMATS
 from spava_app.engine.video.pulse import Pulse
 from spava_app.engine.video.scan import scan_frames
 from spava_app.engine.video.source import MOST_PIXELS, open_video, rational
+from spava_app.engine.video.spans import SECOND
+from spava_app.engine.video.stamp import Stamp
 from spava_app.engine.video.streams import candidates, stream_at
 
 # Pictures that are looked at for their order; encoders that make B-frames begin at once.
 _PICTURES_COMPARED = 64
+# More than this of its bytes missing, and a file is refused.
+_MISSING_SHARE = 0.05
 # Of a pixel, beside its height: beyond that it is a mistake.
 _WIDEST = 10
 
 
 def look(file: MediaFile, pulse: Pulse) -> tuple[dict[str, Any], bytes]:
-    """What a file is: facts for JSON, and of a video its time stamps and after them its entries, as
-    in a `FrameIndex`.
+    """What a file is: facts for JSON, and of a video or animation its time stamps and after them
+    its entries, as in a `FrameIndex`.
 
     Raises:
         VideoError: nothing that can be read.
     """
     with file.open() as stream:
-        size = picture_size(stream, file.path)
-    if size:
-        return {"kind": "picture", "shape": size, "stamp": file.stamp}, b""
+        if found := find_animation(stream, file.path, pulse):
+            return _animation(found, file.stamp)
+        if size := picture_size(stream, file.path):
+            return {"kind": "picture", "shape": size, "stamp": file.stamp}, b""
     return _look_at_video(file, pulse)
 
 
-def picture_shapes(files: Files, count: int) -> dict[str, Any]:
+def picture_shapes(files: Files, count: int, pulse: Pulse) -> dict[str, Any]:
     """(height, width) and stamp of each picture file.
 
     Raises:
-        VideoError: one of them is no picture.
+        VideoError: one of them is no picture, or several in one file.
     """
     shapes, stamps = [], []
     for _ in range(count):
         file = files.open_next()
         with file.open() as stream:
+            if find_animation(stream, file.path, pulse):
+                fail(file.path, "this file holds several pictures; give it by itself, as a video")
             size = picture_size(stream, file.path)
         if size is None:
             fail(file.path, f"this is no picture; give {', '.join(FORMATS)}")
         shapes.append(size)
         stamps.append(file.stamp)
     return {"shapes": shapes, "stamps": stamps}
+
+
+def _animation(found: Animation, stamp: Stamp) -> tuple[dict[str, Any], bytes]:
+    keys = np.flatnonzero(found.spans.keys)
+    entries = np.stack([keys, found.starts[keys], np.zeros_like(keys)], 1)
+    facts = {
+        "kind": "animation",
+        "stamp": stamp,
+        "shape": found.shape,
+        "codec": found.form.lower(),
+        "time_base": (1, SECOND),
+        "last_span": (found.spans.lengths[-1], SECOND),
+        "frames": len(found.starts),
+    }
+    return facts, found.starts.tobytes() + entries.tobytes()
 
 
 def _look_at_video(file: MediaFile, pulse: Pulse) -> tuple[dict[str, Any], bytes]:
@@ -67,10 +92,11 @@ def _look_at_video(file: MediaFile, pulse: Pulse) -> tuple[dict[str, Any], bytes
         stream, codec = streams[0].index, streams[0].codec_context.name
         pulse.beat()
         scan = scan_frames(container, streams[0], path, pulse)
+        form = container.format.name
     first, disordered = _first_pictures(file, stream, pulse, all_ascend=scan.ascending)
     if disordered:
         scan = scan.as_counted()
-    notes = list(scan.notes)
+    notes = [*scan.notes, *_missing(file, form)]
     if number > 1:
         size = f"{first.width}x{first.height}"
         notes.append(f"it has {number} video streams: stream {stream} ({size}) is looked at")
@@ -91,6 +117,28 @@ def _look_at_video(file: MediaFile, pulse: Pulse) -> tuple[dict[str, Any], bytes
         "notes": notes,
     }
     return facts, scan.pts.tobytes() + entries.tobytes()
+
+
+def _missing(file: MediaFile, form: str) -> list[str]:
+    """A sentence if bytes are missing at the file's end.
+
+    Raises:
+        VideoError: too many of them.
+    """
+    with file.open() as stream:
+        found = cut_short(stream, form)
+    if found is None:
+        return []
+    there = f"{found.size / 2**20:.1f}"
+    if found.missing is None:
+        return [f"it is cut short: what follows its {there} MiB is missing"]
+    whole = f"{(found.size + found.missing) / 2**20:.1f}"
+    if (found.share or 0) > _MISSING_SHARE:
+        fail(
+            file.path,
+            f"it is cut short, {there} of {whole} MiB are there; copy or download it again",
+        )
+    return [f"it is cut short: {there} of {whole} MiB are there"]
 
 
 @dataclass(frozen=True)

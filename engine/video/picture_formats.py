@@ -5,13 +5,15 @@ from pathlib import Path
 
 from spava_app.engine.video.media_file import fail
 
-# Formats of one picture, and what their files are called; a GIF is a video.
+# Formats of pictures, and what their files are called; a GIF is a video.
 FORMATS = {
     "PNG": (".png",),
     "JPEG": (".jpg", ".jpeg"),
     "WEBP": (".webp",),
     "BMP": (".bmp",),
     "TIFF": (".tif", ".tiff"),
+    "HEIF": (".heic", ".heif"),
+    "AVIF": (".avif",),
 }
 _ENDINGS = {ending for endings in FORMATS.values() for ending in endings}
 _MOST_PICTURES = 100_000

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -30,12 +30,13 @@ class VideoInfo:
         duration: seconds, from the first frame's start to the last frame's end.
         fps: frames per second on average; the true spacing is in `index`.
         codec: the decoder's name, such as "h264".
-        orientation: how stored pictures are turned and mirrored; see `orientation`.
         index: when each frame is shown, and from where it can be decoded.
         stamp: what the file was when it was looked at.
         stream: which stream of the container, as it numbers them.
+        orientation: how stored pictures are turned and mirrored; see `orientation`.
         cards: whether it is a video of `cards`, told by the comment in its container.
         notes: what a user should know of it, as sentences.
+        kind: what reads it; an animation is pictures in one file, such as an animated WebP.
     """
 
     path: str
@@ -44,12 +45,13 @@ class VideoInfo:
     duration: float
     fps: float
     codec: str
-    orientation: int
     index: FrameIndex
     stamp: Stamp = (0, 0)
     stream: int = 0
+    orientation: int = 0
     cards: bool = False
     notes: tuple[str, ...] = ()
+    kind: Literal["video", "animation"] = "video"
 
     @property
     def num_frames(self) -> int:
@@ -59,7 +61,7 @@ class VideoInfo:
     def source(self, frames: Sequence[int]) -> FrameSource:
         """What it takes to read these frames, given by their numbers in the index."""
         return FrameSource(
-            kind="video",
+            kind=self.kind,
             paths=(self.path,),
             stamps=(self.stamp,),
             shape=(self.height, self.width),
@@ -145,15 +147,17 @@ def _video(path: str, facts: dict[str, Any], payload: bytes) -> VideoInfo:
         entries,
         Fraction(*facts["time_base"]),
         Fraction(*facts["last_span"]),
-        by_bytes=facts["by_bytes"],
-        counted=facts["counted"],
+        by_bytes=facts.get("by_bytes", False),
+        counted=facts.get("counted", False),
     )
     height, width = facts["shape"]
     fps = len(index) / index.duration
     return VideoInfo(
-        *(path, width, height, index.duration, fps, facts["codec"], facts["orientation"], index),
+        *(path, width, height, index.duration, fps, facts["codec"], index),
         stamp=tuple(facts["stamp"]),
-        stream=facts["stream"],
-        cards=facts["cards"],
-        notes=tuple(facts["notes"]),
+        orientation=facts.get("orientation", 0),
+        stream=facts.get("stream", 0),
+        cards=facts.get("cards", False),
+        notes=tuple(facts.get("notes", ())),
+        kind=facts["kind"],
     )

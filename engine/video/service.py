@@ -77,7 +77,7 @@ def _answer(request: Message, wire: Wire, pulse: Pulse) -> tuple[Message, bytes]
             return look(files.open_next(), pulse)
     if "shapes" in request:
         with Files(wire, request["shapes"], pulse) as files:
-            return picture_shapes(files, len(request["shapes"])), b""
+            return picture_shapes(files, len(request["shapes"]), pulse), b""
     _read(request, wire, pulse)
     return {"done": True}, b""
 
