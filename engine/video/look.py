@@ -91,12 +91,12 @@ def _look_at_video(file: MediaFile, pulse: Pulse) -> tuple[dict[str, Any], bytes
         number, cards = len(streams), is_card_video(container.metadata)
         stream, codec = streams[0].index, streams[0].codec_context.name
         pulse.beat()
+        notes = _missing(file, container.format.name)
         scan = scan_frames(container, streams[0], path, pulse)
-        form = container.format.name
     first, disordered = _first_pictures(file, stream, pulse, all_ascend=scan.ascending)
     if disordered:
         scan = scan.as_counted()
-    notes = [*scan.notes, *_missing(file, form)]
+    notes += scan.notes
     if number > 1:
         size = f"{first.width}x{first.height}"
         notes.append(f"it has {number} video streams: stream {stream} ({size}) is looked at")
