@@ -161,6 +161,16 @@ def test_cut_between_two_frames_of_an_ivf(made):
     assert found.share == pytest.approx(1 - at / len(data), abs=0.1)
 
 
+@pytest.mark.parametrize("length", [0, 2**32 - 1])
+def test_an_ivf_that_was_never_finished(length, made):
+    data, format_name = bytearray(made("plain.ivf")[0]), made("plain.ivf")[1]
+    struct.pack_into("<I", data, 24, length)
+    for behind in (b"", bytes(500), b"A line that an upload left here.\n"):
+        assert check(bytes(data) + behind, format_name) is None
+    for share in (0.5, 0.9):
+        assert check(bytes(data[: int(len(data) * share)]), format_name)
+
+
 def test_a_fragment_without_its_data(made):
     data, format_name = made("fragments.mp4")
     at = data.rindex(b"moof") - 4

@@ -27,11 +27,8 @@ def ends(file: Parts) -> Ends:
         kind, length = _tag(file, at)
         if kind not in {_SOUND, _PICTURE, _SCRIPT}:
             return
-        end = at + _TAG + length + 4
-        yield end
-        if file.big(end - 4, 4) not in {0, _TAG + length}:
-            return
-        at = end
+        at += _TAG + length + 4
+        yield at
 
 
 def _tag(file: Parts, at: int) -> tuple[int, int]:
