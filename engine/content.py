@@ -2,13 +2,16 @@
 
 import hashlib
 from collections.abc import Iterable
+from contextlib import closing
 from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
 
+from spava_app.engine.video.media_file import open_media
 from spava_app.engine.video.stamp import Stamp, stamp_of
 from spava_app.engine.weight_files import weight_files
+from spava_app.errors import VideoError
 
 _hash = partial(hashlib.blake2b, digest_size=20)
 
@@ -25,9 +28,9 @@ def file_content(path: str | Path) -> tuple[str, Stamp]:
 @lru_cache(maxsize=1024)
 def _file_hash(path: str, stamp: Stamp) -> str:
     try:
-        with open(path, "rb") as file:
-            digest = hashlib.file_digest(file, _hash).hexdigest()
-    except OSError:
+        with closing(open_media(path, stamp)) as file, file.open() as stream:
+            digest = hashlib.file_digest(stream, _hash).hexdigest()
+    except (OSError, VideoError):
         return ""
     return digest if stamp_of(path) == stamp else ""
 

@@ -131,9 +131,10 @@ class Entry:
 
     def write(self, units: Sequence[int], embeddings: Tensor) -> None:
         """Keep the embeddings of `units`, `[n * unit_tokens, hidden]` on any device."""
-        media = self._media
-        # Of a file that is no longer the one that was hashed, nobody knows what they show.
-        changed = media.stamp and stamp_of(media.path) != media.stamp
+        source = self._media.source
+        # The decoder read files that were the ones that were hashed. One that is gone since may be
+        # the last trace of a change.
+        changed = [*map(stamp_of, source.paths)] != [*source.stamps]
         # A sum is finite when all that it is made of is.
         broken = not torch.isfinite(embeddings.sum(dtype=torch.float32))
         if not self._key or changed or broken:

@@ -185,18 +185,21 @@ class Engine:
             EngineDown: a worker died or hung, or the engine was closed; the next call starts a new
                 group.
         """
-        self._check_reach(request)
+        request = self._reaching(request)
         with self._group_in_turn(cancelled, since) as group:
             result = self._run(group, request, on_message, cancelled)
         if not result.tokens and cancelled():
             raise Cancelled("cancelled before the answer began")
         return result
 
-    def _check_reach(self, request: Request) -> None:
-        arrays = any(medium.source.kind == "array" for medium in request.media)
-        if arrays and not self._launcher.one_machine:
+    def _reaching(self, request: Request) -> Request:
+        """The request as all ranks can serve it."""
+        if self._launcher.one_machine:
+            return request
+        if any(medium.source.kind == "array" for medium in request.media):
             fix = "cannot reach several machines: write a file that all of them see"
             raise InvalidInput("video", "an array of frames", fix)
+        return request.portable()
 
     def _run(
         self, group: Group, request: Request, on_message: OnMessage, cancelled: Callable[[], bool]

@@ -37,8 +37,7 @@ class Media:
         unit_tokens: tokens of a unit.
         starts: index in the prompt of the first token of each unit, ascending.
         source: what it takes to read the frames, without looking at the file again.
-        content: a hash of what the file holds; empty if its embeddings are not kept.
-        stamp: of the file when it was hashed; empty for what is no file.
+        content: a hash of what the files of the source hold; empty if embeddings are not kept.
     """
 
     path: str
@@ -51,7 +50,6 @@ class Media:
     starts: tuple[int, ...]
     source: FrameSource
     content: str = ""
-    stamp: tuple[int, ...] = ()
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> "Media":

@@ -1,13 +1,15 @@
 """What the driver sends to the workers: one small JSON message per request, never a tensor."""
 
 import json
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
 from spava_app.engine.layout import PromptShape
 from spava_app.engine.media import Media
 from spava_app.engine.models.positions import Span, TextSpan
 from spava_app.engine.sampling import Sampling
+from spava_app.engine.video.frame_source import FrameSource
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,18 @@ class Request:
                 fields[name] = tuple(value)
         fields["sampling"] = Sampling(**fields["sampling"])
         return cls(**fields)
+
+    def portable(self) -> Self:
+        """For ranks on several machines, whose files are copies or seen through a network."""
+        return self._with_sources(FrameSource.portable)
+
+    def on_this_machine(self) -> Self:
+        """On a rank: the same about the files as they are here."""
+        return self._with_sources(FrameSource.on_this_machine)
+
+    def _with_sources(self, change: Callable[[FrameSource], FrameSource]) -> Self:
+        media = tuple(replace(medium, source=change(medium.source)) for medium in self.media)
+        return replace(self, media=media)
 
     @property
     def shape(self) -> PromptShape:

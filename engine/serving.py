@@ -97,7 +97,8 @@ def serve(runner: Runner, request: str, cancelled: Callable[[], bool], send: Sen
             torch.cuda.reset_peak_memory_stats(runner.device)
         exhausted = told_when_exhausted(runner.comm.rank, runner.device, lambda: timer.current)
         with warnings_noted() as noted, exhausted:
-            for token in runner.run(Request.from_json(request), timer, cancelled):
+            asked = Request.from_json(request).on_this_machine()
+            for token in runner.run(asked, timer, cancelled):
                 send({"token": token})
                 tokens.append(token)
         result = {

@@ -237,12 +237,11 @@ def as_media(file: Seen, fit: Fit, starts: tuple[int, ...]) -> Media:
 
 
 def hashed(media: Media) -> Media:
-    """The same, with what its embeddings are kept under; nothing where a file was changed since it
-    was looked at.
+    """The same, with what its embeddings are kept under; nothing where one of its files was changed
+    since it was looked at.
     """
     files = [file_content(path) for path in media.source.paths]
     if any(stamp != seen for (_, stamp), seen in zip(files, media.source.stamps, strict=True)):
         return media
-    if len(files) == 1:
-        return replace(media, content=files[0][0], stamp=files[0][1])
-    return replace(media, content=joined_content(content for content, _ in files))
+    contents = [content for content, _ in files]
+    return replace(media, content=contents[0] if len(files) == 1 else joined_content(contents))

@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Self
 
-from spava_app.engine.video.stamp import Stamp
+from spava_app.engine.video.stamp import Stamp, stamp_of
+
+_PORTABLE = 2  # how much of a stamp is the same for a copy
 
 # A key frame's stamp, where the container is told to go for it, and the shift of its clock there.
 Seek = tuple[int, int, int]
@@ -62,6 +64,21 @@ class FrameSource:
             paths=self.paths if one_file else picked(self.paths),
             stamps=self.stamps if one_file else picked(self.stamps),
         )
+
+    def portable(self) -> Self:
+        """The same with stamps that copies on other machines have too: bytes and time of last
+        modification.
+        """
+        return replace(self, stamps=tuple(stamp[:_PORTABLE] for stamp in self.stamps))
+
+    def on_this_machine(self) -> Self:
+        """The same with full stamps of the files here, where these are what `portable` says."""
+
+        def full(path: str, stamp: Stamp) -> Stamp:
+            found = stamp_of(path) if len(stamp) == _PORTABLE else stamp
+            return found if found[:_PORTABLE] == stamp[:_PORTABLE] else stamp
+
+        return replace(self, stamps=tuple(map(full, self.paths, self.stamps)))
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""

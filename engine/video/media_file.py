@@ -3,7 +3,7 @@
 import io
 import os
 import stat
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, NoReturn
 
 from spava_app.engine.video.stamp import Stamp, stamp
 from spava_app.errors import VideoError
@@ -29,7 +29,7 @@ class MediaFile:
         self.path, self.descriptor = path, descriptor
         self.stamp = stamp(os.fstat(descriptor))
 
-    def open(self) -> BinaryIO:
+    def open(self) -> io.BufferedReader:
         """A new file object at the file's start; its place is its own."""
         return io.BufferedReader(_Reader(self.descriptor), _BUFFER)
 

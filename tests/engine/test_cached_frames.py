@@ -24,8 +24,8 @@ Ranks = Callable[[int], RankPool]
 def hashed(request_: Request) -> Request:
     """A request whose medium has a content."""
     [medium] = request_.media
-    content, stamp = file_content(medium.path)
-    return replace(request_, media=(replace(medium, content=content, stamp=stamp),))
+    content, _ = file_content(medium.path)
+    return replace(request_, media=(replace(medium, content=content),))
 
 
 Made = tuple[Tensor, list[int], list[str]]

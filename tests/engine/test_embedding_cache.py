@@ -187,7 +187,8 @@ def test_a_file_that_changed_since_it_was_hashed_is_not_kept(tmp_path: Path) -> 
     path = tmp_path / "v.mp4"
     path.write_bytes(b"the video")
     content, stamp = file_content(path)
-    media = replace(MEDIA, path=str(path), content=content, stamp=stamp)
+    source = replace(MEDIA.source, paths=(str(path),), stamps=(stamp,))
+    media = replace(MEDIA, path=str(path), content=content, source=source)
     kept = cache(tmp_path / "kept", memory=10**8)
     put(kept, range(2), media)
     assert got(kept, media=media) == [range(2)]
