@@ -19,6 +19,7 @@ class ScratchFolder:
 
     Args:
         purpose: a word for its name.
+        within: the folder it is made in; by default that of temporary files.
 
     Attributes:
         name: its path.
@@ -27,9 +28,9 @@ class ScratchFolder:
         InvalidInput: there is no place for one.
     """
 
-    def __init__(self, purpose: str) -> None:
+    def __init__(self, purpose: str, within: str | None = None) -> None:
         try:
-            self.name = tempfile.mkdtemp(prefix=f"spava-{purpose}-")
+            self.name = tempfile.mkdtemp(prefix=f"spava-{purpose}-", dir=within)
         except OSError as error:
             raise _no_place(error) from error
         self.cleanup = weakref.finalize(self, _remove, Path(self.name))

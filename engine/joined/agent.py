@@ -15,7 +15,7 @@ import psutil
 
 from spava_app.engine import channel
 from spava_app.engine.devices import num_cores
-from spava_app.engine.joined.door import Address, knock
+from spava_app.engine.joined.door import Address, clear_away, knock
 from spava_app.engine.joined.place import Place
 from spava_app.engine.launcher import Ended, WorkerProcess
 from spava_app.engine.settings import WorkerSettings, cache_folder
@@ -70,10 +70,12 @@ class Agent:
         try:
             end = knock(address, f"agent/{place.rank}")
         except OSError as error:
-            where = f"{address.host}:{address.port}"
+            where = address.path or f"{address.host}:{address.port}"
             raise EngineDown(f"rank 0 is not reached at {where} ({error})") from error
         # The way to rank 0 is the way to the other ranks.
-        self._environment = worker_environment(place, end.getsockname()[0])
+        own = address.host if address.path else end.getsockname()[0]
+        self._environment = worker_environment(place, own)
+        self._leaving = False
         self._link = Connection(end.detach())
         self._worker: WorkerProcess | None = None
         self.inbox: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
@@ -82,6 +84,7 @@ class Agent:
 
     def close(self) -> None:
         """Leave the group and end the worker."""
+        self._leaving = True
         with suppress(OSError):
             channel.hang_up(self._link)
         self._thread.join(2 * _GRACE_SECONDS)
@@ -102,6 +105,8 @@ class Agent:
         except (EOFError, OSError):
             pass
         finally:
+            if not self._leaving:
+                clear_away(self._address)  # a driver that was killed could not do it
             self._end(0.0)
             self._link.close()
             self.inbox.put(None)

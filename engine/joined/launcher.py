@@ -102,7 +102,7 @@ class AgentLauncher:
             return
         place = self._place
         try:
-            door = self._door = Door(place.host)
+            door = self._door = Door(place.host, here=place.one_machine)
         except OSError as error:
             fix = f"rank 0 must run where this is an address ({error})"
             raise InvalidInput("MASTER_ADDR", place.master_addr, fix) from error
