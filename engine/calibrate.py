@@ -16,6 +16,7 @@ from spava_app.engine.devices import cards, device_name, num_cores
 from spava_app.engine.known_machines import default_machine
 from spava_app.engine.machine import Machine
 from spava_app.engine.machine_file import machine_file, save_machine
+from spava_app.engine.private_files import private_folder
 from spava_app.errors import EngineDown, InvalidInput
 
 # Ranks that measure the link between processes on a CPU.
@@ -62,11 +63,10 @@ def calibrate(
 
 def _check_writable(folder: Path) -> None:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        with private_folder(folder, make=True), tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        fix = f"cannot be written ({error.strerror}): set SPAVA_CACHE to a folder that can"
+        fix = f"cannot be used ({error.strerror}): set SPAVA_CACHE to a folder that can"
         raise InvalidInput("SPAVA_CACHE", str(folder), fix) from None
 
 

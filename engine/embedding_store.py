@@ -3,7 +3,8 @@
 A file holds a record per unit, each at its own place: the embeddings and a checksum of key, unit
 and embeddings. What is not there, half written, damaged or mixed from two writers does not match
 its checksum, and counts as missing; so ranks and processes write without asking each other, and a
-killed one leaves nothing wrong behind. Files are private to the user.
+killed one leaves nothing wrong behind. Files are private to the user, and nothing is taken from a
+folder that others could have filled.
 
 Room is made before a file grows, under a lock that all processes share: the files that were not
 used for longest are removed. Whoever has one open still reads it to its end.
@@ -11,6 +12,7 @@ used for longest are removed. Whoever has one open still reads it to its end.
 
 import fcntl
 import os
+import stat
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -20,6 +22,8 @@ from typing import Self
 
 import numpy as np
 
+from spava_app.engine.private_files import open_regular, private_folder
+
 _SUFFIX = ".units"
 _CHECKSUM = 16
 # How long to wait for another process that makes room; it lists a folder and removes files.
@@ -27,7 +31,8 @@ LOCK_SECONDS = 5.0
 
 
 class EmbeddingStore:
-    """A folder of files. Every method may raise OSError: no rights, no space, a broken disk.
+    """A folder of files. Every method may raise OSError: no rights, no space, a broken disk, a
+    folder that is not private, something else in place of a file.
 
     Args:
         folder: made when it is needed; only files made here are ever removed from it.
@@ -51,12 +56,11 @@ class EmbeddingStore:
         """
         if size > self._limit:
             return None
-        os.makedirs(self._folder, mode=0o700, exist_ok=True)
-        with self._locked():
-            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-            file = os.open(self.path(key), flags, 0o600)
+        name = self.path(key).name
+        with self._locked() as folder:
+            file = open_regular(name, os.O_RDWR | os.O_CREAT, folder)
             try:
-                self._make_room(size, besides=self.path(key).name)
+                self._make_room(folder, size, besides=name)
                 # At its full size from the start, holes included, so that others count it.
                 os.ftruncate(file, size)
             except OSError:
@@ -64,37 +68,50 @@ class EmbeddingStore:
                 raise
         return file
 
-    def _make_room(self, size: int, besides: str) -> None:
+    def read_only(self, key: str) -> int | None:
+        """A descriptor to read the file of a key; None if there is none."""
+        try:
+            with private_folder(self._folder) as folder:
+                return open_regular(self.path(key).name, os.O_RDONLY, folder)
+        except FileNotFoundError:
+            return None
+
+    def _make_room(self, folder: int, size: int, besides: str) -> None:
         """Remove files until `size` more bytes are within the limit."""
         found = []
-        for path in self._folder.glob(f"*{_SUFFIX}"):
+        for name in os.listdir(folder):
+            if not name.endswith(_SUFFIX) or name == besides:
+                continue
             with suppress(FileNotFoundError):  # users may empty the folder at any time
-                status = path.lstat()
-                if path.name != besides:
-                    found.append((status.st_mtime_ns, path, status.st_size))
+                status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+                if stat.S_ISREG(status.st_mode):
+                    found.append((status.st_mtime_ns, name, status.st_size))
         used = size + sum(held for _, _, held in found)
-        for _, path, held in sorted(found):
+        for _, name, held in sorted(found):
             if used <= self._limit:
                 break
-            path.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=folder)
             used -= held
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
-        lock = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            until = time.monotonic() + LOCK_SECONDS
-            while True:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > until:
-                        raise
-                time.sleep(0.005)
-            yield
-        finally:
-            os.close(lock)  # this also gives the lock back
+    def _locked(self) -> Iterator[int]:
+        """The folder, which is made when there is none, with nobody else in it who makes room."""
+        with private_folder(self._folder, make=True) as folder:
+            lock = open_regular("lock", os.O_RDWR | os.O_CREAT, folder)
+            try:
+                until = time.monotonic() + LOCK_SECONDS
+                while True:
+                    try:
+                        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                        break
+                    except BlockingIOError:
+                        if time.monotonic() > until:
+                            raise
+                    time.sleep(0.005)
+                yield folder
+            finally:
+                os.close(lock)  # this also gives the lock back
 
 
 class StoredUnits:
@@ -126,10 +143,8 @@ class StoredUnits:
         """
         there = np.zeros(len(units), bool)
         if self._reading is None:
-            try:
-                flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
-                self._reading = os.open(self._store.path(self._key), flags)
-            except FileNotFoundError:
+            self._reading = self._store.read_only(self._key)
+            if self._reading is None:
                 return there
             with suppress(OSError):  # a cache that may only be read is read
                 os.utime(self._reading)  # used now: the last to be removed

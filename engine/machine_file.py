@@ -17,8 +17,12 @@ import torch
 from spava_app.engine.devices import cards, device_name, num_cores
 from spava_app.engine.known_machines import default_machine
 from spava_app.engine.machine import Machine
+from spava_app.engine.private_files import private_folder, read_private
 from spava_app.engine.settings import cache_folder
 from spava_app.errors import SpavaWarning
+
+# A file has a few kilobytes.
+_MOST_BYTES = 2**20
 
 
 def this_machine(device: str, folder: Path | None = None) -> Machine:
@@ -34,7 +38,7 @@ def this_machine(device: str, folder: Path | None = None) -> Machine:
     default = default_machine(device, device_name(device), num_cores())
     path = machine_file(device, folder)
     try:
-        text = path.read_text()
+        text = read_private(path, _MOST_BYTES)
     except FileNotFoundError:
         return default
     except OSError as error:
@@ -47,7 +51,7 @@ def this_machine(device: str, folder: Path | None = None) -> Machine:
         machine = Machine.from_dict(kept["machine"])
         if machine.device != device:
             raise ValueError(machine.device)
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return _passed_over(path, "is broken", default)
     return machine
 
@@ -56,10 +60,11 @@ def save_machine(machine: Machine, folder: Path | None = None) -> Path:
     """Keep rates of the machine this runs on; readers see the old file or the whole new one.
 
     Raises:
-        OSError: the folder cannot be written.
+        OSError: the folder cannot be written, or is not private.
     """
     path = machine_file(machine.device, folder)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with private_folder(path.parent, make=True):
+        pass
     kept = {"torch": torch.__version__, "machine": machine.to_dict()}
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=".machine-")
     try:

@@ -4,6 +4,7 @@ import os
 import tempfile
 import warnings
 from collections import Counter
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from spava_app.diagnosis import Check, Diagnosis
 from spava_app.engine.devices import cards, device_name, host_memory, num_cores, smi
 from spava_app.engine.machine_file import this_machine
+from spava_app.engine.private_files import private_folder
 from spava_app.engine.settings import cache_folder
 from spava_app.errors import SpavaError
 from spava_app.kernels.attention import choose_backend
@@ -170,6 +172,14 @@ def _cache(folder: Path) -> Check:
     except OSError as error:
         fix = "set SPAVA_CACHE to a folder that can be written"
         return Check("cache", f"{found}, cannot be written ({error.strerror})", "warning", fix)
+    for name in ("embeddings", "machines"):
+        try:
+            with suppress(FileNotFoundError), private_folder(folder / name):
+                pass
+        except OSError as error:
+            fix = "set SPAVA_CACHE to a folder that only you may write"
+            why = f"{name} is not used: {error.strerror}"
+            return Check("cache", f"{found}, {why}", "warning", fix)
     return Check("cache", found)
 
 

@@ -49,6 +49,9 @@ def output_file(path: str | Path, *, force: bool) -> Iterator[Path]:
     if path.exists():
         if not force and not path.is_dir():
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+        # A device or a pipe would be replaced by a file.
+        if not path.is_file() and not path.is_dir():
+            raise OSError(errno.EINVAL, "is not a regular file", str(path))
         path.open("r+b").close()  # raises for a folder, and for a file that may not be written
     beside = path.with_name(f".spava-{token_hex(4)}{path.suffix}")
     try:

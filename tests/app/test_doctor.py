@@ -129,6 +129,10 @@ def test_the_cache_is_measured_and_must_be_writable(
     with (cache / "embeddings" / "unit").open("wb") as file:
         file.truncate(2**29)
     assert found("cache") == Check("cache", f"{cache}, 0.50 GiB")
+    (cache / "embeddings").chmod(0o777)
+    check = found("cache")
+    assert check.status == "warning"
+    assert "embeddings is not used: others may write to it" in check.found
     monkeypatch.setenv("SPAVA_CACHE", "/proc/spava")
     check = found("cache")
     assert check.status == "warning"
