@@ -6,8 +6,9 @@ formats, what lies between the last time stamp and the next is taken off from th
 decoder process runs this.
 """
 
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
-from typing import Any
+from typing import Any, NamedTuple
 
 from av.container import InputContainer
 from av.format import Flags
@@ -18,46 +19,78 @@ from spava_app.engine.video.source import rational
 
 # A longer gap is a jump, as in ffmpeg (-dts_delta_threshold); so is going back by more than this.
 _GAP, _BACK = Fraction(10), Fraction(1, 10)  # seconds
+# Decoders hold fewer pictures back.
+_MOST_HELD = 32
+
+
+class Read(NamedTuple):
+    """A packet, its time stamp by the container's clock, and what that clock was shifted by."""
+
+    packet: "Packet[Any]"
+    time: int | None
+    shift: int
 
 
 class Clock:
-    """Corrects the time stamps of a stream's packets, which come in decoding order.
+    """Corrects the time stamps of a stream's packets.
 
     Args:
         container, stream: whose packets they are.
         shift: what is added from the first packet on, in units of the stream's time base.
 
     Attributes:
-        shift: what was added to the last packet.
-        jumped: whether it was ever changed.
+        jumped: whether that was changed on the way.
     """
 
     def __init__(self, container: InputContainer, stream: VideoStream, shift: int = 0) -> None:
-        self.shift, self.jumped = shift, False
+        self.jumped = False
         base = rational(stream.time_base)
         self._may_jump = bool(container.format.flags & Flags.ts_discont.value) and base > 0
         self._gap, self._back = (int(s / base) for s in (_GAP, _BACK)) if base else (0, 0)
+        self._shift = shift
         self._last: int | None = None
         self._span = 0
 
-    def correct(self, packet: "Packet[Any]") -> None:
-        """Change the packet's time stamps to what they are on a clock that goes on."""
-        if not self._may_jump:
-            return
-        if packet.dts is not None:
-            self._follow(packet.dts, packet.duration or 0)
-            packet.dts += self.shift
-        if packet.pts is not None:
-            packet.pts += self.shift
+    def follow(self, packets: Iterable["Packet[Any]"]) -> Iterator[Read]:
+        """Packets in decoding order, with time stamps on a clock that goes on."""
+        held: list[Read] = []
+        for packet in packets:
+            before, read = self._shift, Read(packet, packet.pts, self._correct(packet))
+            if held and (self._shift != before or len(held) == _MOST_HELD):
+                # The library told when it is shown by when the next is decoded: on the new clock.
+                first = held[0].packet
+                first.pts = first.dts if first.pts is None else first.pts + self._shift - before
+                yield from held
+                held = []
+            if held or self._is_ahead(packet):
+                held.append(read)
+            else:
+                yield read
+        yield from held
 
-    def _follow(self, dts: int, span: int) -> None:
-        now = dts + self.shift
+    def _is_ahead(self, packet: "Packet[Any]") -> bool:
+        """Whether it is shown so long after it is decoded that a jump must lie between."""
+        if not self._may_jump or packet.pts is None or packet.dts is None:
+            return False
+        return abs(packet.pts - packet.dts) > self._gap
+
+    def _correct(self, packet: "Packet[Any]") -> int:
+        if self._may_jump:
+            if packet.dts is not None:
+                self._go_on(packet.dts, packet.duration or 0)
+                packet.dts += self._shift
+            if packet.pts is not None:
+                packet.pts += self._shift
+        return self._shift
+
+    def _go_on(self, dts: int, span: int) -> None:
+        now = dts + self._shift
         if self._last is not None:
             ahead = now - self._last - self._span
             if abs(ahead) > self._gap or now + self._back < self._last:
-                self.shift -= ahead
+                self._shift -= ahead
                 self.jumped = True
             else:
                 span = span or now - self._last
-        self._last = dts + self.shift
+        self._last = dts + self._shift
         self._span = span or self._span

@@ -8,8 +8,8 @@ from spava_app.engine.video.stamp import Stamp, stamp_of
 
 _PORTABLE = 2  # how much of a stamp is the same for a copy
 
-# A key frame's stamp, where the container is told to go for it, and the shift of its clock there.
-Seek = tuple[int, int, int]
+# A key frame: its stamp, its time and byte in the container, and the shift of the clock there.
+Seek = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,7 @@ def natural_order(names: Sequence[str]) -> list[str]:
 
 def _timed(count: int, fps: float) -> VideoInfo:
     base = 1 / Fraction(fps).limit_denominator(10**6)
-    nowhere = np.empty((0, 3), np.int64)
+    nowhere = np.empty((0, 4), np.int64)
     index = FrameIndex.from_pts(np.arange(count), nowhere, base, base)
     return VideoInfo("", 0, 0, index.duration, fps, "frames", index)
 

@@ -24,9 +24,9 @@ class FrameIndex:
         pts: [N] int64, the same times as the container writes them.
         time_base: seconds per unit of `pts`.
         duration: seconds from the first frame's start to the last frame's end.
-        entries: [K, 3] int64, frames from which decoding may start, ascending; each with where the
-            container is told to go, and the shift of its clock there.
-        by_bytes: whether that is a byte of the file, not a time.
+        entries: [K, 4] int64, frames from which decoding may start, ascending; each with its time
+            and byte in the container, and the shift of the clock there.
+        by_bytes: whether the byte is to be sought, because times name no place in the file.
         counted: whether decoded pictures are told apart by counting them, not by `pts`.
     """
 
@@ -69,6 +69,4 @@ class FrameIndex:
         nearest = int(np.searchsorted(self.entries[:, 0], frame, side="right")) - 1
         tries = [nearest + 1 - 2**power for power in range(_TRIES)]
         found = [self.entries[place].tolist() for place in tries if place >= 0]
-        return tuple(
-            (int(self.stamps[number]), target, shift) for number, target, shift in found if number
-        )
+        return tuple((int(self.stamps[number]), *where) for number, *where in found if number)

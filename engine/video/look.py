@@ -70,7 +70,8 @@ def picture_shapes(files: Files, count: int, pulse: Pulse) -> dict[str, Any]:
 
 def _animation(found: Animation, stamp: Stamp) -> tuple[dict[str, Any], bytes]:
     keys = np.flatnonzero(found.spans.keys)
-    entries = np.stack([keys, found.starts[keys], np.zeros_like(keys)], 1)
+    nothing = np.zeros_like(keys)
+    entries = np.stack([keys, found.starts[keys], nothing, nothing], 1)
     facts = {
         "kind": "animation",
         "stamp": stamp,

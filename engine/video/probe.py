@@ -141,7 +141,7 @@ def probe(path: str | Path) -> VideoInfo:
 def _video(path: str, facts: dict[str, Any], payload: bytes) -> VideoInfo:
     count = facts["frames"]
     pts = np.frombuffer(payload, np.int64, count)
-    entries = np.frombuffer(payload, np.int64, offset=8 * count).reshape(-1, 3)
+    entries = np.frombuffer(payload, np.int64, offset=8 * count).reshape(-1, 4)
     index = FrameIndex.from_pts(
         pts,
         entries,

@@ -132,12 +132,12 @@ class VideoReader:
     def _restart(self, start: Seek | None) -> None:
         """Go on from a key frame, or from the start of the file."""
         if start is not None:
-            stamp, target, _ = start
+            stamp, time, place, _ = start
             try:
                 if self._source.by_bytes:
-                    self._container.seek(target, unsupported_byte_offset=True, stream=self._stream)
+                    self._container.seek(place, unsupported_byte_offset=True, stream=self._stream)
                 else:
-                    self._container.seek(target, stream=self._stream)
+                    self._container.seek(time, stream=self._stream)
             except FFmpegError:
                 pass  # not seekable: only the start of the file is left
             else:
@@ -194,10 +194,15 @@ class VideoReader:
 
     def _packets(self, start: Seek | None) -> Iterator["Packet[VideoStream]"]:
         """What the decoder is given, with the time stamps that the scan gave it."""
-        packets = demux(self._container, self._stream)
-        clock = Clock(self._container, self._stream, start[2] if start else 0)
+        clock = Clock(self._container, self._stream, start[3] if start else 0)
+        for packet, _, _ in clock.follow(self._from_container(start)):
+            self._pulse.beat()
+            yield packet
+
+    def _from_container(self, start: Seek | None) -> Iterator["Packet[VideoStream]"]:
         # Pictures are counted from the key frame, so that nothing may come before it.
-        landing = start[1] if start and self._source.counted else None
+        landing = start[2] if start and self._source.counted else None
+        packets = demux(self._container, self._stream)
         while True:
             try:
                 packet = next(packets, None)
@@ -205,11 +210,8 @@ class VideoReader:
                 packet = None  # cut short: the frames beyond are missed by who asks for them
             if packet is None:
                 return
-            self._pulse.beat()
-            if not packet.size and packet.dts is not None:
-                continue  # an AVI's dropped frame; to the decoder, empty would mean the end
-            if packet.dts is None or packet.dts == landing:
+            if packet.is_keyframe and packet.pos == landing:
                 landing = None
-            if landing is None:
-                clock.correct(packet)
+            # An AVI's dropped frame is empty; to the decoder that would mean the end.
+            if landing is None and (packet.size or packet.dts is None):
                 yield packet

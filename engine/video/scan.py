@@ -4,6 +4,7 @@ N = frames, P = packets. Only the decoder process runs this.
 """
 
 from array import array
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -33,14 +34,14 @@ class Key(NamedTuple):
 
     Attributes:
         packet: its number, in decoding order.
-        dts: when it is decoded, by the container's clock; None where that does not say.
+        time: its time stamp, by the container's clock; None where it has none.
         place: its byte in the file; negative where that is not known.
         shift: of the clock, there.
         closed: what was decoded before it is shown before it, and what comes after it after it.
     """
 
     packet: int
-    dts: int | None
+    time: int | None
     place: int
     shift: int
     closed: bool
@@ -81,25 +82,22 @@ class Scan:
         return replace(self, counted=True)
 
     def entries(self) -> np.ndarray:
-        """Frames from which decoding may start: [K, 3] int64, each with where to seek (a time, or a
-        byte where the clock jumps) and the clock's shift there.
-        """
+        """Frames from which decoding may start: [K, 4] int64, as in a `FrameIndex`."""
         frames = np.full(int(self.packets.max()) + 1, -1)
         frames[self.packets] = np.arange(len(self.packets))
+        places = Counter(key.place for key in self.keys)
         found = []
         for key in self.keys:
             frame = int(frames[key.packet]) if key.packet < len(frames) else -1
+            usable = key.time is not None
             if self.counted:
                 # From an open one on, nobody knows which pictures are decoded.
-                usable = key.closed and self.ascending and not self.jumped
-                target = key.dts if usable else None
-            elif self.jumped:
-                target = key.place if key.place >= 0 else None
-            else:
-                target = int(self.pts[frame])
-            if frame >= 0 and target is not None:
-                found.append((frame, target, key.shift))
-        return np.array(sorted(found), np.int64).reshape(-1, 3)
+                usable = usable and key.closed and self.ascending and not self.jumped
+            if self.counted or self.jumped:
+                usable = usable and key.place >= 0 and places[key.place] == 1
+            if frame >= 0 and usable:
+                found.append((frame, key.time, key.place, key.shift))
+        return np.array(sorted(found), np.int64).reshape(-1, 4)
 
 
 def scan_frames(container: InputContainer, stream: VideoStream, path: str, pulse: Pulse) -> Scan:
@@ -116,18 +114,16 @@ def scan_frames(container: InputContainer, stream: VideoStream, path: str, pulse
     keys: list[Key] = []
     clock, context = Clock(container, stream), stream.codec_context
     try:
-        for packet in _pictures(container, stream):
+        for packet, time, shift in clock.follow(_pictures(container, stream)):
             pulse.beat()
             if len(stamps) >= _MOST_PACKETS:
                 fail(path, f"it has more than {_MOST_PACKETS} frames; cut it into parts")
-            dts, place = packet.dts, packet.pos
-            clock.correct(packet)
             if packet.is_keyframe:
                 closed = is_closed(packet, context)
-                at = -1 if place is None else place
-                keys.append(Key(len(stamps), dts, at, clock.shift, closed))
-            time = packet.dts if packet.pts is None else packet.pts
-            stamps.append(_NO_TIME if time is None else time)
+                place = -1 if packet.pos is None else packet.pos
+                keys.append(Key(len(stamps), time, place, shift, closed))
+            shown = packet.dts if packet.pts is None else packet.pts
+            stamps.append(_NO_TIME if shown is None else shown)
             spans.append(packet.duration or 0)
             discarded.append(packet.is_discard)
     except FFmpegError:
@@ -174,7 +170,7 @@ def _frames(
     again = np.diff(pts, prepend=pts[0] - 1) == 0
     if (repeated := int(again.sum())) > _HANDFUL:
         counted = True
-        if 2 * repeated > len(pts):  # a clock that stands still
+        if 10 * repeated > 9 * len(pts):  # a clock that stands still
             nothing = np.zeros(len(pts), bool)
             pts, time_base = _timed_by_rate(pts, nothing, time_base, stream)
             notes.append("its time stamps repeat: frames are taken to be evenly spaced")

@@ -17,7 +17,7 @@ def video(frames: tuple[int, ...], keys: tuple[int, ...], **changes: Any) -> Med
     """Frames of 10 x 20 pixels, each a unit, with the key frame before each; 0 is the start."""
     # Time stamps are 512 a frame, and begin at 1000.
     rows = tuple(1000 + 512 * frame for frame in frames)
-    seeks = tuple(((1000 + 512 * key, 0, 0),) if key else () for key in keys)
+    seeks = tuple(((1000 + 512 * key, 0, 0, 0),) if key else () for key in keys)
     fields: dict[str, Any] = {"kind": "video", "shape": (10, 20), "rows": rows, "seeks": seeks}
     source = FrameSource(paths=("",), stamps=((0, 0),), **(fields | changes))
     return bare_media((len(frames), 1, 1), 1, (0,), frames=frames, source=source)

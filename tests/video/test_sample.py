@@ -18,7 +18,7 @@ from spava_app.errors import InvalidInput
 def video(pts, last=40, base=Fraction(1, 1000)):
     """A video that only exists as a frame index."""
     pts = np.asarray(pts, dtype=np.int64)
-    index = FrameIndex.from_pts(pts, np.empty((0, 3), np.int64), base, last * base)
+    index = FrameIndex.from_pts(pts, np.empty((0, 4), np.int64), base, last * base)
     return VideoInfo("v.mp4", 8, 8, index.duration, len(pts) / index.duration, "h264", index)
 
 
