@@ -10,10 +10,13 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from itertools import groupby, zip_longest
+from fractions import Fraction
+from itertools import zip_longest
 from pathlib import Path
 
-from ffmpeg import shown_by_ffmpeg
+import av
+import numpy as np
+from ffmpeg import run_ffmpeg, shown_by_ffmpeg
 from moving_bar import SIZE, number, write_by_ffmpeg
 
 from spava_app.engine.video.decode import decode_frames
@@ -24,6 +27,7 @@ FPS, SPARSE = 25, 13
 _X264 = ["-c:v", "libx264", "-preset", "fast", "-sc_threshold", "0"]
 _X265 = ["-c:v", "libx265", "-preset", "ultrafast", "-x265-params"]
 _QUICK_VPX = ["-deadline", "good", "-cpu-used", "5", "-lag-in-frames", "12", "-auto-alt-ref", "1"]
+_MPEG2_B = ["-c:v", "mpeg2video", "-q:v", "3", "-g", "12", "-bf", "2"]
 # What ffmpeg is told for each.
 CODECS: dict[str, list[str]] = {
     "h264": [*_X264, "-bf", "0", "-g", "12"],
@@ -36,14 +40,14 @@ CODECS: dict[str, list[str]] = {
     "hevc_open": [*_X265, "log-level=none:keyint=12:bframes=4:b-adapt=0:open-gop=1"],
     "mpeg4": ["-c:v", "mpeg4", "-q:v", "3", "-g", "12"],
     "mpeg4_b": ["-c:v", "mpeg4", "-q:v", "3", "-g", "12", "-bf", "2"],
-    "mpeg4_packed": ["-c:v", "libxvid", "-q:v", "3", "-g", "12", "-bf", "2"],
+    "mpeg4_packed": [],  # see `packed`
     "mpeg1": ["-c:v", "mpeg1video", "-q:v", "3", "-g", "12", "-bf", "2"],
     "mpeg2": ["-c:v", "mpeg2video", "-q:v", "3", "-g", "12"],
-    "mpeg2_b": ["-c:v", "mpeg2video", "-q:v", "3", "-g", "12", "-bf", "2"],
-    "mpeg2_closed": ["-c:v", "mpeg2video", "-q:v", "3", "-g", "12", "-bf", "2", "-flags", "+cgop"],
+    "mpeg2_b": _MPEG2_B,
+    "mpeg2_closed": [*_MPEG2_B, "-flags", "+cgop", "-sc_threshold", "1000000000"],
     "vp8": ["-c:v", "libvpx", *_QUICK_VPX, "-g", "30", "-b:v", "1M"],
     "vp9": ["-c:v", "libvpx-vp9", *_QUICK_VPX, "-g", "30", "-b:v", "1M"],
-    "av1": ["-c:v", "libsvtav1", "-preset", "12", "-g", "30", "-svtav1-params", "lp=1"],
+    "av1": ["-c:v", "libaom-av1", "-cpu-used", "8", "-crf", "20", "-g", "30", "-row-mt", "0"],
     "mjpeg": ["-c:v", "mjpeg", "-q:v", "3", "-pix_fmt", "yuvj420p"],
     "theora": ["-c:v", "libtheora", "-q:v", "7", "-g", "12"],
     "wmv1": ["-c:v", "wmv1", "-q:v", "3", "-g", "12"],
@@ -63,8 +67,9 @@ _YUV = ["-pix_fmt", "yuv420p"]
 _OWN_PIXELS = {"mjpeg", "prores", "huffyuv", "cinepak", "rawvideo", "gif"}
 _H264 = ["h264", "h264_b", "h264_open", "h264_pyramid", "h264_fields"]
 _HEVC = ["hevc", "hevc_b", "hevc_open"]
-_MPEG4 = ["mpeg4", "mpeg4_b", "mpeg4_packed"]
+_MPEG4 = ["mpeg4", "mpeg4_b"]
 _MPEG2 = ["mpeg1", "mpeg2", "mpeg2_b", "mpeg2_closed"]
+_MODERN, _OLD = ["vp8", "vp9", "av1"], ["mjpeg", "wmv2", "msmpeg4", "huffyuv", "cinepak"]
 _FRAGMENTS = ["-movflags", "frag_keyframe+empty_moov"]
 # Ending, what ffmpeg is told, and the codecs it takes.
 CONTAINERS: dict[str, tuple[list[str], list[str]]] = {
@@ -73,28 +78,21 @@ CONTAINERS: dict[str, tuple[list[str], list[str]]] = {
     "mov": ([], [*_H264, *_HEVC, *_MPEG4, *_MPEG2, "mjpeg", "prores", "cinepak", "rawvideo"]),
     "3gp": ([], [*_H264, "mpeg4", "mpeg4_b"]),
     "f4v": ([], _H264),
-    "mkv": (
-        [],
-        [*_H264, *_HEVC, *_MPEG4, *_MPEG2, "vp8", "vp9", "av1", "mjpeg", "theora", "wmv2"]
-        + ["msmpeg4", "rv20", "prores", "ffv1", "huffyuv", "rawvideo"],
-    ),
+    "mkv": ([], [*_H264, *_HEVC, *_MPEG4, *_MPEG2, *_MODERN, *_OLD, "theora", "prores", "ffv1"]),
     "live.mkv": (["-live", "1"], ["h264_b", "h264_open", "hevc_b", "mpeg4_b"]),
     "webm": ([], ["vp8", "vp9", "av1"]),
-    "avi": (
-        [],
-        [*_H264, *_HEVC, *_MPEG4, *_MPEG2, "vp8", "vp9", "av1", "mjpeg", "wmv2", "msmpeg4"]
-        + ["flv1", "ffv1", "huffyuv", "cinepak", "rawvideo"],
-    ),
+    # ffmpeg writes HEVC into it, but does not know it again.
+    "avi": ([], [*_H264, *_MPEG4, "mpeg4_packed", *_MPEG2, *_MODERN, *_OLD, "flv1", "rawvideo"]),
     "ts": ([], [*_H264, *_HEVC, *_MPEG2, "mpeg4", "mpeg4_b"]),
     "m2ts": ([], [*_H264, *_HEVC, *_MPEG2]),
     "mpg": ([], [*_MPEG2, "h264_b"]),
     "vob": ([], [*_MPEG2, "h264_b"]),
     "flv": ([], [*_H264, *_HEVC, "flv1", "vp9", "av1"]),
-    "mxf": ([], [*_H264, *_MPEG2, "prores", "ffv1"]),
+    "mxf": ([], [*_H264, *_MPEG2[1:], "prores", "ffv1"]),
     "ogv": ([], ["theora", "vp8"]),
     "nut": ([], [*_H264, *_HEVC, *_MPEG4, *_MPEG2, "vp8", "vp9", "av1", "mjpeg", "ffv1"]),
     "wmv": ([], ["wmv1", "wmv2", "msmpeg4"]),
-    "asf": ([], [*_H264, *_HEVC, *_MPEG4, *_MPEG2, "vp8", "mjpeg", "wmv2"]),
+    "asf": ([], [*_H264, *_MPEG4, *_MPEG2, "vp8", "mjpeg", "wmv2"]),
     "ivf": ([], ["vp8", "vp9", "av1"]),
     "gif": ([], ["gif"]),
     "rm": ([], ["rv10", "rv20"]),
@@ -118,7 +116,9 @@ class Row:
         wrong: of all, in order: other pictures than were written, missing ones and surplus ones.
         damaged: of all, those with a warning.
         sparse_wrong, sparse_damaged: the same of every 13th.
-        mistimed: pictures that are said to show more than half a frame from when they do.
+        mistimed: pictures more than half a frame from where they were written, unless ffmpeg has
+            all of them at the same times as we do, since not every container keeps what it was
+            given.
         said: why it was refused, or what is odd.
     """
 
@@ -149,7 +149,38 @@ def make(folder: Path, cell: str, frames: int = 120) -> Path:
     muxer = CONTAINERS[ending][0]
     pixels = [] if codec in _OWN_PIXELS else _YUV
     path = folder / f"{codec}.{ending}"
+    if codec == "mpeg4_packed":
+        return packed(path, frames)
     return write_by_ffmpeg(path, frames, *CODECS[codec], *pixels, *muxer, fps=FPS)
+
+
+def packed(path: Path, frames: int) -> Path:
+    """MPEG-4 as DivX and XviD packed it for AVI, where times were to ascend: a B-frame lies behind
+    the frame that is shown after it, in one packet, and an empty frame takes its place.
+    """
+    plain = path.with_name("plain.avi")
+    write_by_ffmpeg(plain, frames, *CODECS["mpeg4"], "-bf", "1", "-b_strategy", "0", *_YUV, fps=FPS)
+    start, empty = b"\0\0\1\xb6", b"\0\0\1\xb6\x51\xe0\x7f"
+    with av.open(str(plain)) as old, av.open(str(path), "w") as new:
+        stream = new.add_stream_from_template(old.streams.video[0])
+        data = [bytes(packet) for packet in old.demux(video=0) if packet.size]
+        keys = [frame[frame.index(start) + 4] >> 6 == 0 for frame in data]
+        for place, frame in enumerate(data):
+            if frame[frame.index(start) + 4] >> 6 == 2:
+                frame = empty
+            elif (
+                place + 1 < len(data)
+                and data[place + 1][data[place + 1].index(start) + 4] >> 6 == 2
+            ):
+                frame += data[place + 1]
+            if keys[place]:
+                frame = frame.replace(start, b"\0\0\1\xb2DivX503b1393p" + start, 1)
+            packet = av.Packet(frame)
+            packet.stream, packet.is_keyframe = stream, keys[place]
+            packet.pts = packet.dts = place
+            packet.time_base = Fraction(1, FPS)
+            new.mux(packet)
+    return path
 
 
 def measure(path: Path, frames: int = 120, decoder: str = "pyav") -> Row:
@@ -157,7 +188,6 @@ def measure(path: Path, frames: int = 120, decoder: str = "pyav") -> Row:
     try:
         info = probe(path)
         found, damaged = _read(info, range(info.num_frames), decoder)
-        truth, said = _truth(path, frames, found)
         sparse = range(0, info.num_frames, SPARSE)
         middle = len(sparse) // 2
         some, bad = [], 0
@@ -166,18 +196,20 @@ def measure(path: Path, frames: int = 120, decoder: str = "pyav") -> Row:
             some, bad = some + more, bad + damage
     except SpavaError as error:
         return Row(said=str(getattr(error, "fix", error)))
-    right = [truth[frame] if frame < len(truth) else None for frame in sparse]
-    late = sum(
-        shown is not None and abs(time * FPS - (shown - (found[0] or 0))) > 0.6
-        for time, shown in zip(info.index.times, found, strict=True)
-    )
+    truth = list(range(frames))
+    said = "" if found == truth else _said_by_ffmpeg(path, truth)
+    mistimed = _mistimed(found, info.index.times)
+    if mistimed and not said:
+        times = _times_of_ffmpeg(path)
+        same = len(times) == len(info.index) and np.abs(times - info.index.times).max() < 0.6 / FPS
+        mistimed, said = (0, "times as ffmpeg has them") if same else (mistimed, said)
     return Row(
         info.num_frames,
         sum(one != other for one, other in zip_longest(found, truth)),
         damaged,
-        sum(one != other for one, other in zip(some, right, strict=True)),
+        sum(one != other for one, other in zip(some, sparse, strict=True)),
         bad,
-        late,
+        mistimed,
         said,
     )
 
@@ -194,20 +226,34 @@ def _read(info: VideoInfo, frames: Sequence[int], decoder: str) -> tuple[list[in
     return found, damaged
 
 
-def _truth(path: Path, frames: int, found: list[int | None]) -> tuple[list[int | None], str]:
-    """What was written; what ffmpeg shows, where that is something else than we found and not just
-    a picture twice.
-    """
-    written: list[int | None] = list(range(frames))
-    if found == written:
-        return written, ""
+def _mistimed(numbers: list[int | None], times: np.ndarray) -> int:
+    """How many numbers are more than half a frame from their times, in seconds."""
+    first = numbers[0] or 0
+    return sum(
+        number is not None and bool(abs(time * FPS - (number - first)) > 0.6)
+        for time, number in zip(times, numbers, strict=False)
+    )
+
+
+def _times_of_ffmpeg(path: Path) -> np.ndarray:
+    """When ffmpeg shows each picture, in seconds since the first."""
+    how = ["-fps_mode", "passthrough", "-enc_time_base", "demux", "-c:v", "rawvideo"]
+    lines = (
+        run_ffmpeg("-i", path, "-map", "0:v:0", *how, "-f", "framecrc", "-").decode().split("\n")
+    )
+    [base] = [Fraction(line.split()[-1]) for line in lines if line.startswith("#tb 0:")]
+    stamps = [int(line.split(",")[2]) for line in lines if line and not line.startswith("#")]
+    return np.array([float((stamp - stamps[0]) * base) for stamp in stamps])
+
+
+def _said_by_ffmpeg(path: Path, written: list[int]) -> str:
+    """What ffmpeg makes of a file of which we show something else than was written."""
     try:
         shown = list(map(number, shown_by_ffmpeg(path, SIZE)))
     except AssertionError:
-        return written, "ffmpeg cannot read it"
-    if found == shown or [one for one, _ in groupby(shown)] != written:
-        return shown, f"ffmpeg shows {len(shown)} frames"
-    return written, ""
+        return "ffmpeg cannot read it"
+    wrong = sum(one != other for one, other in zip_longest(shown, written))
+    return f"ffmpeg shows {len(shown)} frames, {wrong} of them wrong"
 
 
 def rows(cells: Sequence[str], frames: int, decoder: str) -> Iterator[tuple[str, Row | str]]:
