@@ -51,7 +51,12 @@ class OtherReader:
         if find_spec(name) is None:
             raise InvalidInput("decoder", name, f"is not installed: pip install {name}")
         self._source, self._pulse, self._name = source, pulse, name
-        library = import_module("decord" if name == "decord" else "torchcodec.decoders")
+        try:
+            library = import_module("decord" if name == "decord" else "torchcodec.decoders")
+        except (ImportError, OSError, RuntimeError) as error:  # a shared library it needs
+            lacks = str(error.__cause__ or error).strip().split("\n")[0]
+            fix = f"is installed but cannot be loaded ({lacks}); use the decoder pyav"
+            raise InvalidInput("decoder", name, fix) from None
         try:
             if name == "decord":
                 video = library.VideoReader(file.open(), num_threads=threads)
