@@ -22,8 +22,8 @@ assert ImageCms  # Pillow would load it when it converts LAB, and then no file m
 _STRIP_PIXELS = 2**20
 _BY_PILLOW = ("CMYK", "YCbCr", "LAB", "HSV")
 # TIFF tags, and what they say.
-_BITS, _PHOTOMETRIC = 258, 262
-_WHITE_IS_ZERO = 0
+_BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
+_WHITE_IS_ZERO, _UNSIGNED = 0, 1
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,13 @@ class _Stored:
         raw: Pillow's name of their layout, such as "L;2" or "RGB;16B".
         bits: of a number, by a TIFF.
         inverted: the lowest number is white.
+        unsigned: they are whole and none is negative, though Pillow takes 32 bits so.
     """
 
     raw: str = ""
     bits: int = 16
     inverted: bool = False
+    unsigned: bool = False
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,7 @@ def _stored(image: Image.Image) -> _Stored:
         raw,
         bits=tags.get(_BITS, (16,))[0],
         inverted=tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO,
+        unsigned=tags.get(_SAMPLE_FORMAT, (_UNSIGNED,))[0] == _UNSIGNED,
     )
 
 
@@ -179,7 +182,8 @@ def _bytes(values: np.ndarray, mode: str, stored: _Stored) -> np.ndarray:
     if mode.startswith("I;16"):
         out = (values >> (stored.bits - 8)).astype(np.uint8)
     else:
-        out = _own_range(values)
+        unsigned = mode == "I" and stored.bits == 32 and stored.unsigned
+        out = _own_range(values.view(np.uint32) if unsigned else values)
     return 255 - out if stored.inverted else out
 
 

@@ -24,7 +24,7 @@ from pillow_heif import register_heif_opener
 from spava_app.engine.video.media_file import fail
 from spava_app.engine.video.on_white import rgb_on_white
 from spava_app.engine.video.picture_formats import FORMATS
-from spava_app.engine.video.signature import picture_format
+from spava_app.engine.video.signature import is_cut_short, picture_format
 from spava_app.engine.video.source import MOST_PIXELS
 from spava_app.engine.video.spans import TooManyPictures, check_count
 from spava_app.errors import VideoError, raise_fault
@@ -36,6 +36,7 @@ _TURNED = range(5, 9)  # values of the orientation tag that swap the sides
 _SEQUENCE = "this is a HEIF image sequence, which is not read; convert it to an mp4 or to pictures"
 _RAW = "of this camera file only a small copy would be read; convert it to JPEG or PNG"
 
+Image.preinit()  # else Pillow loads some others on the way
 # Each registers what it opens.
 _PLUGINS = (BmpImagePlugin, JpegImagePlugin, MpoImagePlugin, PngImagePlugin, TiffImagePlugin)
 _PLUGINS += (WebPImagePlugin, AvifImagePlugin)
@@ -59,6 +60,8 @@ def open_picture(file: BinaryIO, name: str) -> Image.Image | None:
         return None
     if form not in FORMATS:
         fail(name, _SEQUENCE)
+    if form == "HEIF" and is_cut_short(file):
+        fail_damaged(name, form)
     file.seek(0)
     try:
         with damage_told(name, form):

@@ -36,6 +36,25 @@ def picture_format(file: BinaryIO) -> str | None:
     return _by_brands(head) if head[4:8] == b"ftyp" else None
 
 
+def is_cut_short(file: BinaryIO) -> bool:
+    """Whether the box of the pictures' data, or of what they are, ends behind the file. The library
+    for HEIF makes up what is missing. Phones add what is no box at the end.
+    """
+    end, at = file.seek(0, 2), 0
+    while at + 8 <= end:
+        file.seek(at)
+        head = file.read(16)
+        size, name = int.from_bytes(head[:4], "big"), head[4:8]
+        if size == 1:
+            size = int.from_bytes(head[8:], "big")
+        if name in (b"mdat", b"meta") and at + size > end:
+            return True
+        if size < 8:
+            break
+        at += size
+    return False
+
+
 def _by_brands(head: bytes) -> str | None:
     """By the brands of the file: the first says what it is, the others what it is as well."""
     first = head[8:12]
