@@ -20,6 +20,8 @@ def candidates(container: InputContainer, path: str) -> list[VideoStream]:
         VideoError: there is none, or this build has no decoder for any.
     """
     found = [s for s in container.streams.video if not s.disposition & _NO_VIDEO]
+    if not found and any(s.disposition & Disposition.dependent for s in container.streams):
+        fail(path, "its picture is in tiles that are not put together; convert it to PNG")
     if not found:
         fail(path, "the file holds no video stream; give a file that has pictures, not only sound")
     known = [stream for stream in found if stream.codec_context is not None]

@@ -5,7 +5,8 @@ from socket import socketpair
 
 import pytest
 
-from spava_app.engine.video.backends import open_reader
+from spava_app.engine.video.backends import OtherReader
+from spava_app.engine.video.media_file import open_media
 from spava_app.engine.video.probe import probe
 from spava_app.engine.video.pulse import Pulse
 from spava_app.engine.video.wire import Wire
@@ -30,6 +31,7 @@ def test_a_library_that_cannot_be_loaded(decoder, module, error, videos, tmp_pat
         monkeypatch.delitem(sys.modules, name)
     ours, theirs = socketpair()
     with theirs, pytest.raises(InvalidInput, match=r"cannot be loaded \(libnvrtc.so.13") as caught:
-        open_reader(decoder, probe(videos.short).source([0]), 1, Pulse(Wire(ours)))
+        file = open_media(str(videos.short))
+        OtherReader(decoder, probe(videos.short).source([0]), file, 1, Pulse(Wire(ours)))
     assert (caught.value.field, caught.value.value) == ("decoder", decoder)
     sys.modules.pop(decoder, None)
