@@ -3,6 +3,7 @@
 Only the decoder process runs this.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -19,11 +20,12 @@ from spava_app.engine.video.orientation import orientation, swaps_sides
 from spava_app.engine.video.picture import picture_size
 from spava_app.engine.video.picture_formats import FORMATS
 from spava_app.engine.video.pulse import Pulse
-from spava_app.engine.video.scan import scan_frames
+from spava_app.engine.video.scan import Scan, scan_frames
 from spava_app.engine.video.source import MOST_PIXELS, open_video, rational
 from spava_app.engine.video.spans import SECOND
 from spava_app.engine.video.stamp import Stamp
 from spava_app.engine.video.streams import candidates, stream_at
+from spava_app.errors import VideoError
 
 # Pictures that are looked at for their order; encoders that make B-frames begin at once.
 _PICTURES_COMPARED = 64
@@ -86,29 +88,27 @@ def _animation(found: Animation, stamp: Stamp) -> tuple[dict[str, Any], bytes]:
 
 def _look_at_video(file: MediaFile, pulse: Pulse) -> tuple[dict[str, Any], bytes]:
     """One pass over the packets, then the first pictures for what only they tell."""
-    path = file.path
     with open_video(file) as container:
-        streams = candidates(container, path)
-        number, cards = len(streams), is_card_video(container.metadata)
-        stream, codec = streams[0].index, streams[0].codec_context.name
         pulse.beat()
+        streams = [stream.index for stream in candidates(container, file.path)]
+        cards = is_card_video(container.metadata)
         notes = _missing(file, container.format.name)
-        scan = scan_frames(container, streams[0], path, pulse)
-    first, disordered = _first_pictures(file, stream, pulse, all_ascend=scan.ascending)
+    index, codec, scan = _scan_best(file, streams, pulse)
+    first, disordered = _first_pictures(file, index, pulse, all_ascend=scan.ascending)
     if disordered:
         scan = scan.as_counted()
     notes += scan.notes
-    if number > 1:
+    if len(streams) > 1:
         size = f"{first.width}x{first.height}"
-        notes.append(f"it has {number} video streams: stream {stream} ({size}) is looked at")
+        notes.append(f"it has {len(streams)} video streams: stream {index} ({size}) is looked at")
     entries = scan.entries()
     facts = {
         "kind": "video",
         "stamp": file.stamp,
-        "shape": _shape(path, first),
+        "shape": _shape(file.path, first),
         "codec": codec,
         "cards": cards,
-        "stream": stream,
+        "stream": index,
         "orientation": first.orientation,
         "time_base": scan.time_base.as_integer_ratio(),
         "last_span": scan.last_span.as_integer_ratio(),
@@ -118,6 +118,32 @@ def _look_at_video(file: MediaFile, pulse: Pulse) -> tuple[dict[str, Any], bytes
         "notes": notes,
     }
     return facts, scan.pts.tobytes() + entries.tobytes()
+
+
+def _scan_best(file: MediaFile, streams: Sequence[int], pulse: Pulse) -> tuple[int, str, Scan]:
+    """The first of some streams that has more than one frame, else the first of all: its index, its
+    codec and what its packets say.
+
+    Raises:
+        VideoError: none has any.
+    """
+    best = error = None
+    for index in streams:
+        with open_video(file) as container:
+            stream = stream_at(container, index, file.path)
+            try:
+                scan = scan_frames(container, stream, file.path, pulse)
+            except VideoError as problem:
+                error = error or problem
+                continue
+            found = index, stream.codec_context.name, scan
+        if len(scan.pts) > 1:
+            return found
+        best = best or found
+    if best is None:
+        assert error is not None
+        raise error
+    return best
 
 
 def _missing(file: MediaFile, form: str) -> list[str]:

@@ -73,6 +73,7 @@ def write(
     options: dict[str, str] | None = None,
     container_format: str | None = None,
     container_options: dict[str, str] | None = None,
+    sample_aspect: Fraction | None = None,
 ) -> Path:
     """Write the pictures `first` to `first + count - 1` with PyAV.
 
@@ -80,6 +81,7 @@ def write(
         options: of the encoder, such as {"bf": "3"}.
         container_format: FFmpeg's name of it; without, the path's ending tells.
         container_options: of the muxer, such as {"movflags": "faststart"}.
+        sample_aspect: how wide a pixel is, of a height of 1.
     """
     given = dict(options or {})
     if codec == "libx264":  # its arithmetic for some CPUs gives other bytes each time
@@ -92,6 +94,8 @@ def write(
         assert isinstance(stream, VideoStream)
         stream.width, stream.height = size
         stream.pix_fmt = pix_fmt
+        if sample_aspect is not None:
+            stream.codec_context.sample_aspect_ratio = sample_aspect
         stream.time_base = stream.codec_context.time_base = 1 / Fraction(fps)
         for place in range(count):
             frame = av.VideoFrame.from_ndarray(picture(first + place, size), format="rgb24")

@@ -30,8 +30,8 @@ def test_a_library_that_cannot_be_loaded(decoder, module, error, videos, tmp_pat
     for name in [name for name in sys.modules if name.split(".")[0] == decoder]:
         monkeypatch.delitem(sys.modules, name)
     ours, theirs = socketpair()
+    file = open_media(str(videos.short))
     with theirs, pytest.raises(InvalidInput, match=r"cannot be loaded \(libnvrtc.so.13") as caught:
-        file = open_media(str(videos.short))
         OtherReader(decoder, probe(videos.short).source([0]), file, 1, Pulse(Wire(ours)))
     assert (caught.value.field, caught.value.value) == ("decoder", decoder)
     sys.modules.pop(decoder, None)
