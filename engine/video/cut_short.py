@@ -49,7 +49,8 @@ def cut_short(file: BinaryIO, format_name: str) -> CutShort | None:
     size, AVI without sizes). Bytes after the end are no fault.
 
     Args:
-        file: seekable; whatever is in it, at most some MB are read.
+        file: seekable; whatever is in it, at most some MB of it are read, in at most some hundred
+            thousand pieces, so a buffer only costs time.
         format_name: FFmpeg's name of its container, such as "mov,mp4,m4a,3gp,3g2,mj2".
     """
     ends = _FORMATS.get(format_name.split(",")[0])

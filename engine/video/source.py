@@ -50,7 +50,9 @@ def open_video(file: MediaFile) -> InputContainer:
     os.lseek(file.descriptor, 0, os.SEEK_SET)
     options = _OPTIONS | {"fd": str(file.descriptor)}
     try:
-        return av.open("fd:", options=options, **_TAGS)
+        # Not `options`, which go to streams too: PyAV 16 crashes where those appear only as a file
+        # is read (FLV, MPEG program streams).
+        return av.open("fd:", container_options=options, **_TAGS)
     except (FFmpegError, OSError):
         fail(file.path, _NO_VIDEO)
 

@@ -11,6 +11,8 @@ _TOP = (
     b"ftyp styp moov moof mdat free skip wide uuid sidx ssix mfra meta pdin emsg prft pnot udta "
     b"PICT imda junk"
 ).split()
+# Room that was kept: nobody misses it.
+_FILLING = {b"free", b"skip", b"wide", b"junk"}
 # Sizes of samples that are added up; chunks of more of them than that are taken as shorter.
 _MOST_SAMPLES = 2**16
 
@@ -28,7 +30,8 @@ def ends(file: Parts) -> Ends:
     for box in _boxes(file, 0, file.size):
         if box.end > file.size and box.name not in _TOP:
             return
-        yield box.end
+        if box.name not in _FILLING:
+            yield box.end
         if box.name == b"moov":
             yield from _sample_ends(file, box)
         elif box.name == b"sidx":
