@@ -63,16 +63,16 @@ def open_picture(file: BinaryIO, name: str) -> Image.Image | None:
     if form == "HEIF" and is_cut_short(file):
         fail_damaged(name, form)
     file.seek(0)
-    try:
-        with damage_told(name, form):
+    with damage_told(name, form):
+        try:
             image = Image.open(file, formats=(form,))
-            if form == "TIFF":
-                _to_first_page(image, name)
-            return image
-    except VideoError:
-        if form == "BMP":
-            return None  # of two letters that any text may begin with
-        raise
+        except OSError:
+            if form == "BMP":
+                return None  # of two letters that any text may begin with
+            raise
+        if form == "TIFF":
+            _to_first_page(image, name)
+        return image
 
 
 def picture_size(file: BinaryIO, name: str) -> tuple[int, int] | None:

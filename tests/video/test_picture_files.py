@@ -71,6 +71,12 @@ def test_a_folder_of_a_photo_of_another_size(tmp_path):
     assert caught.value.value == str(tmp_path / "b.heic")
 
 
+def test_a_text_that_begins_as_a_bitmap(tmp_path):
+    path = tmp_path / "text.bmp"
+    path.write_text("BMW: what a day it was.\n" * 500)
+    refused(path, "not a video file")
+
+
 @pytest.mark.parametrize(
     ("start", "form"),
     [
@@ -139,6 +145,11 @@ def test_more_pixels_than_anybody_has(tmp_path):
         path = tmp_path / name
         path.write_bytes(FILES[name][0].replace(struct.pack(">II", 256, 192), wide))
         refused(path, r"at most \d+ pixels; scale it down")
+    wide = bytearray(FILES["h.bmp"][0])
+    wide[18:26] = struct.pack("<II", 2**14, 12_000)
+    path = tmp_path / "wide.bmp"
+    path.write_bytes(wide)
+    refused(path, r"at most \d+ pixels; scale it down")
     claim = bytearray(apng([Part(np.zeros((4, 4, 4), np.uint8))] * 2, RGBA))
     claim[16:24] = struct.pack(">II", 2**17, 2**17)
     claim[29:33] = struct.pack(">I", crc32(claim[12:29]))

@@ -9,6 +9,7 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+import pillow_heif
 import pytest
 from heif_files import encoded, grid
 from PIL import Image
@@ -330,6 +331,15 @@ def test_orientations_of_deep_pictures(values, right, orientation, tmp_path):
     path = tmp_path / "deep.tif"
     path.write_bytes(tiff(values, tiffinfo={274: orientation}))
     assert_shows(read_still(path), turned(grey(right), orientation))
+
+
+def test_ten_bits_of_a_phone(tmp_path):
+    path = tmp_path / "ten.heic"
+    values = BLOCKS.astype("<u2") << 8
+    image = pillow_heif.from_bytes("RGB;16", BLOCKS.shape[1::-1], values.tobytes())
+    image.save(path, quality=-1, chroma=444)
+    assert pillow_heif.open_heif(path, convert_hdr_to_8bit=False).info["bit_depth"] == 10
+    assert_shows(read_still(path), BLOCKS, 2)
 
 
 @pytest.mark.parametrize("form", ["HEIF", "AVIF"])
