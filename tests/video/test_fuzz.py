@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from clips import picture, write_video
 from PIL import Image
+from pillow_heif import register_heif_opener
 
 from spava_app.engine.video.client import decoder_process, end_idle
 from spava_app.engine.video.decode import decode_frames
@@ -26,7 +27,9 @@ ENCODERS = {
     "mpeg4.avi": ("mpeg4", {"g": "12", "bf": "2"}),
     "mpeg4.mkv": ("mpeg4", {"g": "12", "bf": "2"}),
 }
-PICTURES = ("png", "jpg", "webp", "bmp", "tiff", "gif")
+PICTURES = ("png", "jpg", "webp", "bmp", "tiff", "gif", "heic", "avif")
+register_heif_opener()
+MOVING = ("png", "webp", "tiff", "avif")
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +40,10 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
         write_video(folder / name, list(range(40)), Fraction(1, 30), codec=codec, options=options)
     for ending in PICTURES:
         Image.fromarray(picture(9, 96, 64)).save(folder / f"picture.{ending}")
+    images = [Image.fromarray(picture(number, 96, 64)) for number in range(4)]
+    for ending in MOVING:
+        path = folder / f"moving.{ending}"
+        images[0].save(path, save_all=True, append_images=images[1:], duration=100)
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
