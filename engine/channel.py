@@ -1,5 +1,5 @@
 """The control channel between the driver and one worker: length-prefixed JSON messages of any size,
-in order.
+in order. Within a machine descriptors of files follow the request that is about them.
 
 Messages are objects with one key that names them: from the driver `request` and `cancel`; from a
 worker `ready`, `alive`, `stage`, `token`, `result`, `error` or `peer_failed`, and `fault` before it
@@ -9,6 +9,7 @@ ends of an internal error. Nothing is unpickled on either side.
 import json
 import os
 import socket
+from collections.abc import Sequence
 from dataclasses import asdict, is_dataclass
 from multiprocessing.connection import Connection
 from typing import Any
@@ -18,12 +19,43 @@ from spava_app.errors import EngineError, InternalError, InvalidInput, SpavaErro
 
 # Longer than any message there is; what claims to be more is no message.
 _LONGEST = 2**28
+# What carries a descriptor.
+_FILE = b"f"
+_CLOEXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 _OF_INTERNAL = ("where", "cause", "traceback")
 
 
 def send(connection: Connection, message: dict[str, Any]) -> None:
     """Send one message; raises OSError when the other side is gone."""
     connection.send_bytes(json.dumps(message).encode())
+
+
+def send_files(connection: Connection, files: Sequence[int]) -> None:
+    """Send descriptors, after a message that says how many, over a channel within this machine;
+    raises OSError when the other side is gone.
+    """
+    with socket.socket(fileno=os.dup(connection.fileno())) as end:
+        for file in files:
+            socket.send_fds(end, [_FILE], [file])
+
+
+def receive_files(connection: Connection, count: int) -> list[int]:
+    """Wait for so many descriptors, which are to be closed; raises EOFError or OSError when the
+    other side is gone.
+    """
+    files: list[int] = []
+    try:
+        with socket.socket(fileno=os.dup(connection.fileno())) as end:
+            while len(files) < count:
+                said, come, *_ = socket.recv_fds(end, len(_FILE), 1, _CLOEXEC)
+                if said != _FILE or not come:
+                    raise EOFError
+                files += come
+    except BaseException:
+        for file in files:
+            os.close(file)
+        raise
+    return files
 
 
 def receive(connection: Connection) -> dict[str, Any]:

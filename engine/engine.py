@@ -17,6 +17,7 @@ from spava_app.engine.launcher import Launcher, LocalLauncher, Worker
 from spava_app.engine.request import Request
 from spava_app.engine.settings import WorkerSettings
 from spava_app.engine.turns import Turns
+from spava_app.engine.video.array_files import descriptors
 from spava_app.engine.video.damage import Noted, described
 from spava_app.errors import Cancelled, EngineDown, InvalidInput, SpavaError
 from spava_app.forked import is_forked
@@ -207,6 +208,7 @@ class Engine:
         try:
             answers, failure = group.ask(
                 {"request": request.to_json()},
+                files=descriptors([medium.source for medium in request.media]),
                 seconds=self._deadline,
                 on_message=on_message,
                 cancelled=cancelled,

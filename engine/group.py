@@ -4,7 +4,7 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from multiprocessing.connection import wait
@@ -105,22 +105,26 @@ class Group:
         self,
         message: dict[str, Any],
         *,
+        files: Sequence[int] = (),
         seconds: float,
         on_message: OnMessage,
         cancelled: Callable[[], bool],
     ) -> tuple[list[Any], SpavaError | None]:
-        """Send a request, and collect what the ranks answer within so many seconds per stage."""
+        """Send a request and the files that it is about, and collect what the ranks answer within
+        so many seconds per stage.
+        """
         self._oom_kills = oom_kills()
-        self.send(message)
+        self.send(message | {"files": len(files)}, files)
         watched = Watch(self._settings.world_size, "request", seconds, watch.SILENCE_SECONDS)
         return self.collect("result", watched, on_message, cancelled)
 
-    def send(self, message: dict[str, Any]) -> None:
+    def send(self, message: dict[str, Any], files: Sequence[int] = ()) -> None:
         """The same to all."""
         try:
             with self._using:
                 for worker in self.workers:
                     channel.send(worker.connection, message)
+                    channel.send_files(worker.connection, files)
         except OSError as error:
             self._check_open()
             raise EngineDown("a worker is gone: ask again to start a new group") from error

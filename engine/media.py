@@ -4,13 +4,14 @@ A unit is what the vision tower encodes by itself: a temporal patch of frames, o
 frame. The tokens of a unit follow each other in the prompt; units may have text between them.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from spava_app.engine.models.positions import VideoSpan
+from spava_app.engine.video.array_files import received
 from spava_app.engine.video.frame_source import FrameSource
 
 
@@ -59,6 +60,11 @@ class Media:
                 fields[name] = tuple(value)
         fields["source"] = FrameSource.from_dict(fields["source"])
         return cls(**fields)
+
+    def with_file(self, file: int) -> "Media":
+        """The same medium, an array, in a process that has got its file."""
+        source = received(self.source, file)
+        return replace(self, path=source.name, source=source)
 
     @property
     def num_units(self) -> int:

@@ -1,7 +1,7 @@
 """What the driver sends to the workers: one small JSON message per request, never a tensor."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
@@ -40,9 +40,14 @@ class Request:
         return json.dumps(asdict(self))
 
     @classmethod
-    def from_json(cls, text: str) -> Self:
+    def from_json(cls, text: str, files: Sequence[int] = ()) -> Self:
+        """From JSON, in a process that has got the files of its arrays, in their order."""
         fields: dict[str, Any] = json.loads(text)
-        fields["media"] = [Media.from_dict(medium) for medium in fields["media"]]
+        come = iter(files)
+        fields["media"] = [
+            medium.with_file(next(come)) if files and medium.source.kind == "array" else medium
+            for medium in map(Media.from_dict, fields["media"])
+        ]
         for name, value in fields.items():
             if isinstance(value, list):
                 fields[name] = tuple(value)

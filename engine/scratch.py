@@ -1,14 +1,11 @@
-"""Folders for what lives as long as a group of workers, or one question. A forked child removes
-none: they are its parent's.
+"""Folders for what lives as long as a group of workers. A forked child removes none: they are its
+parent's.
 """
 
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from uuid import uuid4
 
 from spava_app.errors import InvalidInput
 from spava_app.forked import is_forked
@@ -34,24 +31,6 @@ class ScratchFolder:
         except OSError as error:
             raise _no_place(error) from error
         self.cleanup = weakref.finalize(self, _remove, Path(self.name))
-
-
-@contextmanager
-def scratch_path(purpose: str) -> Iterator[Path]:
-    """The path of a folder that whoever needs it makes; it is removed after the `with` block. Most
-    questions need none, and a process that is killed then leaves none behind.
-
-    Raises:
-        InvalidInput: there is no place for one.
-    """
-    try:
-        path = Path(tempfile.gettempdir(), f"spava-{purpose}-{uuid4().hex}")
-    except OSError as error:
-        raise _no_place(error) from error
-    try:
-        yield path
-    finally:
-        _remove(path)
 
 
 def _remove(path: Path) -> None:

@@ -1,8 +1,9 @@
 """What a worker does: load the model and join the group, then answer one request after another."""
 
 import logging
+import os
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -80,9 +81,15 @@ def _start(settings: WorkerSettings, device: torch.device) -> Runner:
     return Runner(model.decoder, front_end, comm)
 
 
-def serve(runner: Runner, request: str, cancelled: Callable[[], bool], send: Send) -> None:
-    """Answer one request, given as JSON. An input that cannot be served ends the request on every
-    rank and nothing else.
+def serve(
+    runner: Runner,
+    request: str,
+    cancelled: Callable[[], bool],
+    send: Send,
+    files: Sequence[int] = (),
+) -> None:
+    """Answer one request, given as JSON with the files of its arrays, which are closed here. An
+    input that cannot be served ends the request on every rank and nothing else.
     """
 
     def tell(stage: str) -> None:
@@ -97,7 +104,7 @@ def serve(runner: Runner, request: str, cancelled: Callable[[], bool], send: Sen
             torch.cuda.reset_peak_memory_stats(runner.device)
         exhausted = told_when_exhausted(runner.comm.rank, runner.device, lambda: timer.current)
         with warnings_noted() as noted, exhausted:
-            asked = Request.from_json(request).on_this_machine()
+            asked = Request.from_json(request, files).on_this_machine()
             for token in runner.run(asked, timer, cancelled):
                 send({"token": token})
                 tokens.append(token)
@@ -114,6 +121,9 @@ def serve(runner: Runner, request: str, cancelled: Callable[[], bool], send: Sen
         send({"peer_failed": str(error)})
     except SpavaError as error:
         send(channel.encode_error(error))
+    finally:
+        for file in files:
+            os.close(file)
 
 
 def _peak_memory(device: torch.device) -> int:

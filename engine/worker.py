@@ -25,8 +25,8 @@ from spava_app.errors import InternalError, SpavaError
 
 logger = logging.getLogger("spava_app.engine.worker")  # also where it is `__main__`
 
-# A request as JSON and the flag that cancels it.
-Asked = tuple[str, threading.Event]
+# A request as JSON, the files it is about, and the flag that cancels it.
+Asked = tuple[str, list[int], threading.Event]
 
 
 def main() -> None:
@@ -46,9 +46,9 @@ def main() -> None:
             runner = start(settings)
         reports.send({"ready": True})
         while True:
-            request, cancelled = inbox.get()
+            request, files, cancelled = inbox.get()
             with reports.beating():
-                serve(runner, request, cancelled.is_set, reports.send)
+                serve(runner, request, cancelled.is_set, reports.send, files)
     except SpavaError as error:
         reports.send(channel.encode_error(error))
         sys.exit(error.exit_code)
@@ -86,7 +86,8 @@ def _listen(connection: Connection, inbox: "queue.Queue[Asked]", scratch: str) -
             # A flag of its own: the channel keeps order, so a cancel means the request sent last,
             # and one that comes too late cannot end the next.
             cancelled = threading.Event()
-            inbox.put((message["request"], cancelled))
+            files = channel.receive_files(connection, message.get("files", 0))
+            inbox.put((message["request"], files, cancelled))
     except (EOFError, OSError):
         _leave(scratch)
     except Exception:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from spava_app.answer import Answer
-from spava_app.engine.scratch import scratch_path
+from spava_app.engine.video.array_files import ArrayFiles
 from spava_app.errors import InvalidInput, SpavaError
 from spava_app.looking import Asked, Files, Seen, look
 from spava_app.options import AskOptions
@@ -44,12 +44,12 @@ def ask_all(
 
 def _ask_group(session: Session, group: dict[int, Asked], tell: OnAnswer) -> None:
     """Questions about one video, which is looked at once."""
-    with scratch_path("frames") as scratch:
+    with ArrayFiles() as arrays:
         seen: list[Seen] = []
 
         def looked(asked: Asked) -> list[Seen]:
             if not seen:
-                seen.extend(look(asked, scratch))
+                seen.extend(look(asked, arrays))
             return seen
 
         for number, asked in group.items():

@@ -10,8 +10,8 @@ from typing import Self
 from typing_extensions import Unpack
 
 from spava_app.answer import Answer
-from spava_app.engine.scratch import scratch_path
 from spava_app.engine.turns import Turns
+from spava_app.engine.video.array_files import ArrayFiles
 from spava_app.engine.video.stamp import stamp_of
 from spava_app.errors import EngineError
 from spava_app.forked import check_not_forked
@@ -37,7 +37,7 @@ class Conversation:
         self.history: list[tuple[str, str]] = []
         self._session, self._about = session, Asked(video, "", **frames).checked()
         self._open = ExitStack()
-        self._scratch = self._open.enter_context(scratch_path("frames"))
+        self._arrays = self._open.enter_context(ArrayFiles())
         self._turns, self._closed = Turns(), False
         self._seen: list[Seen] = []
         self._stamps: list[tuple[int, ...]] = []
@@ -100,7 +100,7 @@ class Conversation:
 
     def _look(self) -> None:
         stamps = self._stamps_now()
-        self._seen = look(self._about, self._scratch)
+        self._seen = look(self._about, self._arrays)
         self._stamps = stamps
 
     def _stamps_now(self) -> list[tuple[int, ...]]:

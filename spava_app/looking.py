@@ -13,6 +13,7 @@ from spava_app.engine.content import file_content, joined_content
 from spava_app.engine.media import Media
 from spava_app.engine.processors import Fit
 from spava_app.engine.sampling import Sampling
+from spava_app.engine.video.array_files import ArrayFiles
 from spava_app.engine.video.frame_source import FrameSource
 from spava_app.engine.video.frames import Frames, natural_order
 from spava_app.engine.video.probe import FolderInfo, PictureInfo, VideoInfo, look_at
@@ -170,25 +171,25 @@ class Seen:
         return replace(self, sample=_choose(self.info, asked))
 
 
-def look(asked: Asked, scratch: Path | None = None) -> list[Seen]:
+def look(asked: Asked, arrays: ArrayFiles | None = None) -> list[Seen]:
     """Look at all that a question is about, and choose frames.
 
     Args:
-        scratch: a folder to write into, which an array needs; it is read until the answer.
+        arrays: where an array is written down; to be kept until the answer.
 
     Raises:
         InvalidInput: wrong numbers of frames, an unknown rule, or an array of another kind.
         VideoError: something cannot be read.
     """
-    seen = (_look(medium, asked, scratch) for medium in asked.media)
+    seen = (_look(medium, asked, arrays) for medium in asked.media)
     return [replace(file, max_pixels=asked.max_pixels) for file in seen]
 
 
-def _look(medium: Medium, asked: Asked, scratch: Path | None) -> Seen:
+def _look(medium: Medium, asked: Asked, arrays: ArrayFiles | None) -> Seen:
     if isinstance(medium, np.ndarray | Tensor):
         medium = Frames(medium)
     if isinstance(medium, Frames):
-        return _look_at_frames("frames", medium, asked, scratch)
+        return _look_at_frames("frames", medium, asked, arrays)
     info = look_at(medium)
     if isinstance(info, FolderInfo):
         paths = [Path(info.path, name) for name in natural_order(info.names)]
@@ -200,12 +201,12 @@ def _look(medium: Medium, asked: Asked, scratch: Path | None) -> Seen:
     return Seen(info.path, info.height, info.width, info.duration, sample, info.source, info)
 
 
-def _look_at_frames(name: str, frames: Frames, asked: Asked, scratch: Path | None) -> Seen:
+def _look_at_frames(name: str, frames: Frames, asked: Asked, arrays: ArrayFiles | None) -> Seen:
     info = frames.info()
     sample = _choose(info, asked)
 
     def read(chosen: Sequence[int]) -> FrameSource:
-        return frames.source(chosen, scratch)
+        return frames.source(chosen, arrays)
 
     return Seen(name, *frames.shape(), info.duration, sample, read, info)
 

@@ -25,8 +25,8 @@ from spava_app.engine.hub import resolve_model
 from spava_app.engine.joined.calls import calls_here
 from spava_app.engine.plan import Plan
 from spava_app.engine.processors import make_processor
-from spava_app.engine.scratch import scratch_path
 from spava_app.engine.settings import cache_folder
+from spava_app.engine.video.array_files import ArrayFiles
 from spava_app.engine.weights import read_config
 from spava_app.errors import Cancelled, CheckpointError, InvalidInput, SpavaWarning
 from spava_app.forked import check_not_forked
@@ -141,8 +141,8 @@ class Session:
         asked = asked.checked().completed(self._defaults)
         TextStream(self._prompts.decode, asked.stop_strings)  # refuses wrong ones
         self._check(asked)
-        with scratch_path("frames") as scratch:
-            return self._decide(asked, look(asked, scratch))[1]
+        with ArrayFiles() as arrays:
+            return self._decide(asked, look(asked, arrays))[1]
 
     @property
     def _most_text(self) -> int:
@@ -244,8 +244,8 @@ class Session:
 
         tell("probe")
         self._check(asked, enough)  # before a file is read
-        with scratch_path("frames") as scratch:
-            seen = looked(asked) if looked is not None else look(asked, scratch)
+        with ArrayFiles() as arrays:
+            seen = looked(asked) if looked is not None else look(asked, arrays)
             request, plan = self._decide(asked, seen)
             log.planned(plan, asked.question)
             if self._keeps:  # a plan by itself need not read whole files

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from spava_app.engine.video.array_files import open_array
 from spava_app.engine.video.client import decoder_process
 from spava_app.engine.video.frame_source import FrameSource
 from spava_app.engine.video.ring import map_ring, num_slots, shared_file
 from spava_app.engine.video.wire import Message
-from spava_app.errors import InvalidInput, VideoError
+from spava_app.errors import InvalidInput
 
 # Seconds that a frame may take, even a large one far behind its key frame, and any number of them.
 _PER_FRAME, _AT_LEAST = 2.0, 30.0
@@ -85,10 +86,6 @@ def _decode(
 
 
 def _array(source: FrameSource, group: int) -> Generator[Group, None, None]:
-    try:
-        # Nothing of a media file: plain numbers, mapped, not read.
-        frames = np.load(source.name, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError):
-        raise VideoError("video", source.name, "this array is gone; ask again") from None
+    frames = open_array(source)  # nothing of a media file: plain numbers
     for first in range(0, len(source), group):
         yield Group(frames[list(source.rows[first : first + group])])

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from spava_app.engine.video.array_files import ArrayFiles
 from spava_app.engine.video.frame_source import FrameSource
 from spava_app.engine.video.index import FrameIndex
 from spava_app.engine.video.probe import VideoInfo, picture_files
-from spava_app.engine.video.stamp import stamp_of
 from spava_app.errors import InvalidInput, VideoError, plain_number
 
 _FASTEST = 1000.0
@@ -70,19 +70,20 @@ class Frames:
             return int(height), int(width)
         return picture_files([str(Path(pictures[0]).absolute())])[0].shape
 
-    def source(self, frames: Sequence[int], scratch: Path | None) -> FrameSource:
+    def source(self, frames: Sequence[int], arrays: ArrayFiles | None) -> FrameSource:
         """What it takes to read these frames.
 
         Args:
-            scratch: a folder where an array's frames are written, for the ranks to read; to be kept
-                for as long as they do. Picture files need none.
+            arrays: where an array's frames are written, for the ranks to read; to be kept for as
+                long as they do. Picture files need none.
 
         Raises:
             VideoError: a picture cannot be read, or their sizes differ.
+            InvalidInput: there is no room for an array's frames.
         """
         if isinstance(self.pictures, np.ndarray | Tensor):
-            assert scratch is not None
-            return _write(self.pictures, frames, scratch)
+            assert arrays is not None
+            return arrays.source(self.pictures, frames)
         paths = [str(Path(self.pictures[frame]).absolute()) for frame in frames]
         files = picture_files(paths)
         for file in files:
@@ -118,20 +119,3 @@ def _check_array(frames: np.ndarray | Tensor) -> None:
     if not right or str(frames.dtype).removeprefix("torch.") != "uint8":
         value = (shape, str(frames.dtype))
         raise InvalidInput("video", value, "give uint8 frames, [N, height, width, 3]")
-
-
-def _write(frames: np.ndarray | Tensor, chosen: Sequence[int], scratch: Path) -> FrameSource:
-    picked = frames[list(chosen)]
-    if isinstance(picked, Tensor):
-        picked = picked.detach().cpu().numpy()
-    if picked.shape[3] != 3:
-        picked = picked.transpose(0, 2, 3, 1)
-    try:
-        scratch.mkdir(mode=0o700, exist_ok=True)
-        path = scratch / f"{len(list(scratch.iterdir()))}.npy"
-        np.save(path, np.ascontiguousarray(picked))
-    except OSError:
-        fix = f"has no room for {picked.nbytes / 2**20:.0f} MiB of frames; set TMPDIR to another"
-        raise InvalidInput("temporary folder", str(scratch), fix) from None
-    rows = tuple(range(len(picked)))
-    return FrameSource("array", (str(path),), (stamp_of(path),), picked.shape[1:3], rows)

@@ -39,6 +39,38 @@ def test_killed(clip: Path, mark: str, tmp_path: Path, stage: str) -> None:
         assert nothing_left(mark, tmp_path), marked(mark)
 
 
+# Asks about an array again and again, and says which stage begins.
+ARRAY = """
+import os, sys
+import numpy as np
+from spava_app import VideoQA
+
+def show(stage, seconds):
+    print(stage, flush=True)
+
+frames = np.random.default_rng(0).integers(0, 255, (40, 112, 112, 3), np.uint8)
+with VideoQA(method="spava", cache=False) as qa, qa.open(frames) as talk:
+    while True:
+        talk.ask("What?", on_event=show, max_new_tokens=2)
+        talk.history = []
+        print("open", len(os.listdir("/proc/self/fd")), file=sys.stderr, flush=True)
+"""
+
+
+def test_frames_of_an_array_end_with_a_killed_driver(mark: str, tmp_path: Path) -> None:
+    """They are in no folder at any time, and a conversation does not pile them up."""
+    before = set(os.listdir("/dev/shm"))
+    with started(["-W", "ignore", "-c", ARRAY], mark, tmp_path) as driver:
+        assert driver.stderr is not None
+        counts = {driver.stderr.readline() for _ in range(3)}
+        assert len(counts) == 1, counts
+        read_until(driver, "decode")
+        assert not [path for path in tmp_path.rglob("*") if path.lstat().st_size > 100_000]
+        driver.kill()
+        assert nothing_left(mark, tmp_path), marked(mark)
+    assert not {name for name in os.listdir("/dev/shm") if "spava" in name} - before
+
+
 @pytest.mark.parametrize("stage", cases("generate"))
 def test_interrupted(clip: Path, mark: str, tmp_path: Path, stage: str) -> None:
     """Ctrl-C in a script is a KeyboardInterrupt in `ask`, and nothing else is said."""

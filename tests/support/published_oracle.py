@@ -1,6 +1,5 @@
 """What transformers makes of a model folder, and what this project does, in token ids."""
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -87,8 +86,7 @@ def text_ids(folder: Path, text: str, question: str, history: Turns = ()) -> lis
 
 def request_of(qa: VideoQA | TextQA, asked: Asked) -> Request:
     """What the workers would be given."""
-    with tempfile.TemporaryDirectory() as scratch:
-        return qa._decide(asked.checked(), look(asked, Path(scratch)))[0]
+    return qa._decide(asked.checked(), look(asked))[0]
 
 
 def tokens_of(qa: VideoQA | TextQA, request: Request) -> list[int]:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from spava_app.engine.video.array_files import ArrayFiles
 from spava_app.engine.video.decode import decode_frames
 from spava_app.engine.video.frames import Frames, natural_order
 from spava_app.errors import InvalidInput, VideoError
@@ -15,15 +16,20 @@ from spava_app.looking import Asked, look
 FRAMES = np.random.default_rng(0).integers(0, 256, (12, 20, 30, 3), dtype=np.uint8)
 
 
-def looked_at(medium, scratch=None, num_frames=None, fps=None):
+@pytest.fixture
+def arrays():
+    with ArrayFiles() as arrays:
+        yield arrays
+
+
+def looked_at(medium, arrays=None, num_frames=None, fps=None):
     """What is looked at, and what it takes to read it."""
-    [seen] = look(Asked(medium, "", num_frames=num_frames, fps=fps), scratch)
+    [seen] = look(Asked(medium, "", num_frames=num_frames, fps=fps), arrays)
     return seen, seen.read(seen.sample.frames)
 
 
-def seen_of(medium, tmp_path, **asked):
-    (tmp_path / "scratch").mkdir(exist_ok=True)
-    seen, source = looked_at(medium, tmp_path / "scratch", **asked)
+def seen_of(medium, arrays, **asked):
+    seen, source = looked_at(medium, arrays, **asked)
     groups = decode_frames(source, group=5)
     return seen, np.concatenate([group.pictures.copy() for group in groups])
 
@@ -44,7 +50,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(("ranks", "num_frames"), [(1, None), (2, 7), (4, 5)])
 def test_a_folder_in_natural_order(ranks, num_frames, folder, tmp_path):
-    seen, _ = seen_of(folder, tmp_path, num_frames=num_frames)
+    seen, _ = seen_of(folder, None, num_frames=num_frames)
     assert (seen.duration, seen.picture, seen.path) == (12.0, False, str(folder))
     chosen = list(seen.sample.frames)
     assert list(seen.sample.times) == [float(number) for number in chosen]
@@ -72,12 +78,12 @@ def test_a_list_at_its_own_rate(folder, tmp_path):
         Frames(FRAMES),
     ],
 )
-def test_arrays(given, tmp_path):
-    seen, pictures = seen_of(given, tmp_path)
+def test_arrays(given, arrays):
+    seen, pictures = seen_of(given, arrays)
     assert (seen.height, seen.width, seen.duration) == (20, 30, 12.0)
     np.testing.assert_array_equal(pictures, FRAMES)
     # Only what is looked at is written.
-    seen, pictures = seen_of(given, tmp_path, num_frames=4)
+    seen, pictures = seen_of(given, arrays, num_frames=4)
     np.testing.assert_array_equal(pictures, FRAMES[list(seen.sample.frames)])
     assert Path(seen.read(seen.sample.frames).name).stat().st_size < 4 * FRAMES[0].nbytes + 1000
 
@@ -93,9 +99,9 @@ def test_arrays(given, tmp_path):
         FRAMES[:, :0],
     ],
 )
-def test_arrays_of_another_kind(wrong, tmp_path):
+def test_arrays_of_another_kind(wrong, arrays):
     with pytest.raises(InvalidInput, match="give uint8 frames"):
-        looked_at(wrong, tmp_path)
+        looked_at(wrong, arrays)
 
 
 @pytest.mark.parametrize(
