@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from av.container import InputContainer
 from av.error import FFmpegError
+from av.format import Flags
 from av.packet import Packet
 from av.video.stream import VideoStream
 
@@ -110,7 +111,7 @@ def scan_frames(container: InputContainer, stream: VideoStream, path: str, pulse
     Raises:
         VideoError: no frames, too many, or a file that cannot be read to its end.
     """
-    stamps, spans, discarded = array("q"), array("q"), bytearray()
+    stamps, decoded, spans, discarded = array("q"), array("q"), array("q"), bytearray()
     keys: list[Key] = []
     clock, context = Clock(container, stream), stream.codec_context
     try:
@@ -122,14 +123,17 @@ def scan_frames(container: InputContainer, stream: VideoStream, path: str, pulse
                 closed = is_closed(packet, context)
                 place = -1 if packet.pos is None else packet.pos
                 keys.append(Key(len(stamps), time, place, shift, closed))
-            shown = packet.dts if packet.pts is None else packet.pts
-            stamps.append(_NO_TIME if shown is None else shown)
+            stamps.append(_NO_TIME if packet.pts is None else packet.pts)
+            decoded.append(_NO_TIME if packet.dts is None else packet.dts)
             spans.append(packet.duration or 0)
             discarded.append(packet.is_discard)
     except FFmpegError:
         fail(path, "the file is damaged and cannot be read to its end; copy or convert it again")
+    if container.format.flags & Flags.no_timestamps.value:
+        stamps = decoded = array("q", [_NO_TIME]) * len(stamps)  # the library guessed
     return _frames(
         np.array(stamps, np.int64),
+        np.array(decoded, np.int64),
         np.array(spans, np.int64),
         np.array(discarded, bool),
         keys,
@@ -141,6 +145,7 @@ def scan_frames(container: InputContainer, stream: VideoStream, path: str, pulse
 
 def _frames(
     pts: np.ndarray,
+    dts: np.ndarray,
     spans: np.ndarray,
     discarded: np.ndarray,
     keys: list[Key],
@@ -151,10 +156,10 @@ def _frames(
 ) -> Scan:
     """From what was read of each packet, [P] each, to frames."""
     ticks, notes = rational(stream.time_base) or Fraction(1), []
-    time_base, timed = ticks, pts != _NO_TIME
-    counted = not timed.all()
+    time_base, counted = ticks, bool((pts == _NO_TIME).any())
     if counted:
-        pts, time_base = _timed_by_rate(pts, timed, ticks, stream)
+        # Pictures are decoded as evenly as they are shown, and in the end each has its turn.
+        pts, time_base = _timed_by_rate(dts, ticks, stream)
     shows = ~discarded
     if keys:
         shows &= np.arange(len(pts)) >= keys[0].packet
@@ -171,8 +176,7 @@ def _frames(
     if (repeated := int(again.sum())) > _HANDFUL:
         counted = True
         if 10 * repeated > 9 * len(pts):  # a clock that stands still
-            nothing = np.zeros(len(pts), bool)
-            pts, time_base = _timed_by_rate(pts, nothing, time_base, stream)
+            pts, time_base = _timed_by_rate(np.full(len(pts), _NO_TIME), ticks, stream)
             notes.append("its time stamps repeat: frames are taken to be evenly spaced")
         else:
             pts, time_base = _apart(pts, again, time_base)
@@ -200,17 +204,23 @@ def _pictures(container: InputContainer, stream: VideoStream) -> Iterator["Packe
 
 
 def _timed_by_rate(
-    pts: np.ndarray, timed: np.ndarray, time_base: Fraction, stream: VideoStream
+    dts: np.ndarray, ticks: Fraction, stream: VideoStream
 ) -> tuple[np.ndarray, Fraction]:
-    """Time stamps for packets that carry none, and their unit: between those that do, or, as of raw
-    streams, one frame after the other at the stream's own rate.
+    """Time stamps for packets of which not all carry one, and their unit: evenly between those that
+    do, and as far from each other before and behind; at the stream's own rate where, as in raw
+    streams, there are none.
     """
-    places = np.arange(len(pts))
-    if timed.any():
-        between = np.interp(places, places[timed], pts[timed])
-        return np.where(timed, pts, np.rint(between).astype(np.int64)), time_base
+    places = np.arange(len(dts))
     rate = rational(stream.guessed_rate) or rational(stream.average_rate) or Fraction(25)
-    return places, 1 / rate
+    known = np.flatnonzero(dts != _NO_TIME)
+    if not len(known):
+        return places, 1 / rate
+    first, last, span = known[0], known[-1], float(1 / rate / ticks)
+    if last > first:
+        span = (dts[last] - dts[first]) / (last - first)
+    times = np.interp(places, known, dts[known])
+    times += np.minimum(places - first, 0) * span + np.maximum(places - last, 0) * span
+    return np.rint(times).astype(np.int64), ticks
 
 
 def _apart(pts: np.ndarray, again: np.ndarray, time_base: Fraction) -> tuple[np.ndarray, Fraction]:
