@@ -152,14 +152,14 @@ class VideoReader:
         for stamp, picture, whole in self._pictures:
             self._position = stamp
             if self._entry is not None and stamp >= self._entry[0]:
-                if not picture.key_frame and stamp > self._entry[0]:
-                    return None  # the container landed behind the key frame
                 if picture.pict_type in _PREDICTED:
                     # With gradual refresh no picture is whole by itself: pictures heal over some
                     # time after a "key frame", and nothing tells when. Only the file's start is
                     # safe then. Unless the key frame was damaged: then another one will do.
                     self._may_seek = not whole
                     return None
+                if not picture.key_frame and stamp > self._entry[0]:
+                    return None  # the container landed behind the key frame
                 self._sound, self._entry = stamp == self._entry[0], None
             if stamp >= wanted:
                 return picture if stamp == wanted and whole else None
