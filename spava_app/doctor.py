@@ -16,6 +16,7 @@ from spava_app.engine.devices import cards, device_name, host_memory, num_cores,
 from spava_app.engine.machine_file import this_machine
 from spava_app.engine.private_files import private_folder
 from spava_app.engine.settings import cache_folder
+from spava_app.engine.video.client import sandbox_measures
 from spava_app.errors import SpavaError
 from spava_app.kernels.attention import choose_backend
 from spava_app.versions import TESTED, installed, is_tested, version_range
@@ -48,6 +49,7 @@ def diagnose() -> Diagnosis:
             _cores(),
             _memory(),
             _shared_memory(),
+            _sandbox(),
             _cache(cache_folder()),
             _attention(device),
             _rates(device),
@@ -153,6 +155,28 @@ def _shared_memory() -> Check:
         fix = "frames cannot be passed between processes: run on Linux 3.17 or later"
         return Check("shared memory", f"no memfd_create ({error})", "problem", fix)
     return Check("shared memory", "memfd_create works; /dev/shm is not needed")
+
+
+def _sandbox() -> Check:
+    """What a decoder process, which reads files that nobody has checked, has given up."""
+    name = "decoder sandbox"
+    try:
+        measures = sandbox_measures()
+    except SpavaError as error:
+        return Check(name, str(error), "problem", "nothing can be decoded: see the log (-v)")
+    held = [f"{measure} {detail}".rstrip() for measure, holds, detail in measures if holds]
+    lacking = {measure: why for measure, holds, why in measures if not holds}
+    lines = [", ".join(held)] if held else []
+    if lacking:
+        missing = ", ".join(f"{measure} ({why})" for measure, why in lacking.items())
+        lines.append(f"not available: {missing}")
+    found = "; ".join(lines)
+    if not held:
+        return Check(name, found, "absent")
+    if "seccomp" in lacking:
+        fix = "allow seccomp filters in the container, or run a kernel that has them"
+        return Check(name, found, "warning", fix)
+    return Check(name, found)
 
 
 def _cache(folder: Path) -> Check:

@@ -21,6 +21,7 @@ from spava_app.engine.endings import is_stopped, oom_kills, start_error
 from spava_app.engine.process_log import start_process
 from spava_app.engine.video.decoder_exit import exit_error, silence_error
 from spava_app.engine.video.media_file import open_media
+from spava_app.engine.video.sandbox import Measure
 from spava_app.engine.video.stamp import Stamp
 from spava_app.engine.video.wire import CONVERT, Message, Wire
 from spava_app.errors import InternalError, SpavaError, VideoError
@@ -32,6 +33,12 @@ _decoder_logger = logging.getLogger("spava_app.engine.video.server")
 # Without a sign of life for so long a decoder hangs; it gives one every second. Long enough to
 # start Python on a busy machine with a cold disk.
 SILENCE = 30.0
+# Of the environment, what Python needs to find itself and its libraries.
+_ENVIRONMENT = {
+    *("HOME", "LANG", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "__PYVENV_LAUNCHER__"),
+    *("PYTHONPATH", "PYTHONHOME", "PYTHONSAFEPATH", "PYTHONUSERBASE", "PYTHONNOUSERSITE"),
+    *("PYTHONPLATLIBDIR", "PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX", "PYTHONUTF8"),
+}
 # How long one that has closed its end of the wire may take to end.
 _EXIT_SECONDS = 5.0
 
@@ -39,19 +46,25 @@ _EXIT_SECONDS = 5.0
 class DecoderProcess:
     """A started process. It serves one caller at a time.
 
+    Args:
+        decoder: as for `decode_frames`: the one that it can use for videos.
+
+    Attributes:
+        sandbox: which measures hold in it, once it has answered.
+
     Raises:
         EngineDown, OutOfMemory: it cannot be started.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, decoder: str) -> None:
+        self.decoder = decoder
+        self.sandbox: list[Measure] = []
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        # One thread each is what these libraries need, and their pools count as memory.
-        quiet = {"OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
-        command = [sys.executable, "-m", "spava_app.engine.video.server"]
+        command = [sys.executable, "-m", "spava_app.engine.video.server", decoder]
         with theirs:
             try:
                 self.process, self._log = start_process(
-                    command, "decoder", _decoder_logger, os.environ | quiet, stdin=theirs.fileno()
+                    command, "decoder", _decoder_logger, _environment(), stdin=theirs.fileno()
                 )
             except (OSError, RuntimeError) as error:
                 ours.close()
@@ -141,6 +154,7 @@ class DecoderProcess:
             self._left -= time.monotonic() - began
             if "ready" in message:
                 self._ready = True
+                self.sandbox = [(name, holds, why) for name, holds, why in message["ready"]]
             elif "open" in message:
                 self._open(message["open"])
             elif "alive" not in message:
@@ -196,6 +210,17 @@ class DecoderProcess:
         raise error from None
 
 
+def _environment() -> dict[str, str]:
+    """What Python and the loader need, and nothing of the user's: no tokens, no passwords."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name in _ENVIRONMENT or name.startswith("LC_")
+    }
+    # One thread each is what these libraries need, and their pools count as memory.
+    return kept | {"OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
+
+
 # As many as one caller may use at a time.
 _KEPT = 16
 _idle: list[DecoderProcess] = []
@@ -203,11 +228,11 @@ _lock = threading.Lock()
 
 
 @contextmanager
-def decoder_process() -> Iterator[DecoderProcess]:
-    """A process to ask, new or kept from before. It is killed if the caller leaves before the last
-    answer.
+def decoder_process(decoder: str = "pyav") -> Iterator[DecoderProcess]:
+    """A process to ask, new or kept from before, with the decoder that it is to use for videos. It
+    is killed if the caller leaves before the last answer.
     """
-    process = _take()
+    process = _take(decoder)
     try:
         yield process
     finally:
@@ -219,15 +244,27 @@ def decoder_process() -> Iterator[DecoderProcess]:
             process.end()
 
 
-def _take() -> DecoderProcess:
+def _take(decoder: str) -> DecoderProcess:
     with _lock:
-        while _idle:
-            process = _idle.pop()
+        for process in [idle for idle in reversed(_idle) if idle.decoder == decoder]:
+            _idle.remove(process)
             if process.usable():
                 return process
             if process.owner == os.getpid():
                 process.end()
-    return DecoderProcess()
+    return DecoderProcess(decoder)
+
+
+def sandbox_measures() -> list[Measure]:
+    """What holds in a decoder process on this machine.
+
+    Raises:
+        EngineError: none can be started.
+    """
+    with decoder_process() as process:
+        process.ask([""], {"hello": True}, seconds=SILENCE)
+        process.answer()
+        return process.sandbox
 
 
 @atexit.register

@@ -74,7 +74,7 @@ def _decode(
         ring = map_ring(file, slots, group, source.shape)
         request: Message = {"read": source.to_dict(), "group": group, "slots": slots}
         request |= {"threads": threads, "decoder": decoder}
-        with decoder_process() as process:
+        with decoder_process(decoder) as process:
             seconds = _AT_LEAST + _PER_FRAME * len(source)
             process.ask(source.paths, request, seconds=seconds, file=file, stamps=source.stamps)
             while "done" not in (message := process.answer(last=False)[0]):

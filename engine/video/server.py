@@ -1,21 +1,23 @@
-"""The process that touches media files: `python -m spava_app.engine.video.server`, with a Unix
-socket as its standard input.
+"""The process that touches media files: `python -m spava_app.engine.video.server DECODER`, with a
+Unix socket as its standard input.
 
 What is wrong with a file, or made wrong on purpose, meets the decoders here and not where the model
-is: this process can be killed at any time and costs one question when it is. It ends when the other
-end of the socket is closed.
+is: this process can be killed at any time and costs one question when it is, and it may do little
+else than decode what it is given (`sandbox`). It ends when the other end of the socket is closed.
 """
 
 import logging
 import os
 import resource
 import socket
+import sys
 from contextlib import suppress
 from pathlib import Path
 
 from spava_app.engine.channel import encode_error
 from spava_app.engine.endings import memory_was_refused
 from spava_app.engine.process_log import LEVEL_VARIABLE, send_records
+from spava_app.engine.video.sandbox import lock_down
 from spava_app.engine.video.wire import Wire
 from spava_app.errors import InternalError, OutOfMemory
 
@@ -31,17 +33,20 @@ _OPEN_FILES = 64
 def main() -> None:
     """Serve until the other side is gone."""
     send_records(int(os.environ.get(LEVEL_VARIABLE, logging.WARNING)))
-    _give_up_privileges()
+    _limit()
     wire = Wire(socket.socket(fileno=os.dup(0)), takes_files=True)
     with suppress(EOFError, OSError):
         try:
             # Only now: whatever decodes is loaded within the limits.
+            from spava_app.engine.video.preload import preload
             from spava_app.engine.video.service import serve
+
+            preload(sys.argv[1])
         except Exception as error:  # noqa: BLE001 (a library that is missing, or not as expected)
             wire.receive()  # who asks first is told
             wire.send(encode_error(_cannot_start(error)))
             return
-        wire.send({"ready": True})
+        wire.send({"ready": lock_down()})
         serve(wire)
 
 
@@ -53,7 +58,7 @@ def _cannot_start(error: Exception) -> InternalError | OutOfMemory:
     return fault
 
 
-def _give_up_privileges() -> None:
+def _limit() -> None:
     """What costs nothing: no core dumps, no files written, little memory and few open files; and
     where memory runs out, the kernel is to take this process.
     """

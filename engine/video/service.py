@@ -3,6 +3,7 @@
 Requests, each with the answers that may come. Before any of them may come `alive`, and {"open"},
 a number among the paths of the request: {"opened"} comes back with that file's descriptor, or with
 why there is none.
+    {"hello"}: the same
     {"look": path}: the facts of `look`
     {"shapes": paths}: {"shapes", "stamps"} of pictures
     {"read": source, "group", "slots", "threads", "decoder"}, and the ring's descriptor: for each
@@ -72,6 +73,8 @@ def _subject(request: Message) -> str:
 
 
 def _answer(request: Message, wire: Wire, pulse: Pulse) -> tuple[Message, bytes]:
+    if "hello" in request:
+        return {"hello": True}, b""
     if "look" in request:
         with Files(wire, [request["look"]], pulse) as files:
             return look(files.open_next(), pulse)

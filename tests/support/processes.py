@@ -1,6 +1,7 @@
 """Processes as the system sees them: which workers and decoders there are, and whether one is left.
 
-Those of a test carry a mark in their environment, which children inherit and orphans keep.
+Those of a test carry a mark in their environment, which children inherit and orphans keep; it looks
+like one of the locale's variables, which decoders inherit too.
 """
 
 import json
@@ -10,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-MARK = "MARK_OF_THE_TEST"
+MARK = "LC_MARK_OF_THE_TEST"
 
 
 @dataclass(frozen=True)
@@ -40,18 +41,31 @@ class Process:
 
 def marked(mark: str) -> list[Process]:
     """All living processes that were started with this mark."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
+    found, shown = [], set()
+    for folder in sorted(Path("/proc").glob("[0-9]*"), key=lambda folder: int(folder.name)):
         try:
-            if f"{MARK}={mark}".encode() not in (folder / "environ").read_bytes().split(b"\0"):
-                continue
             state, parent = (folder / "stat").read_text().rsplit(")", 1)[1].split()[:2]
             words = (folder / "cmdline").read_bytes().decode().split("\0")[:-1]
         except OSError:
             continue  # gone meanwhile
-        if state not in "ZX":
-            found.append(Process(int(folder.name), int(parent), tuple(words)))
+        process = Process(int(folder.name), int(parent), tuple(words))
+        if state in "ZX" or not _is_marked(folder, mark, process, shown):
+            continue
+        shown.add(process.pid)
+        found.append(process)
     return found
+
+
+def _is_marked(folder: Path, mark: str, process: Process, shown: set[int]) -> bool:
+    """A decoder shows its environment to nobody but root: then its parent's mark is its own, and
+    an orphan is one of ours until it has ended.
+    """
+    try:
+        return f"{MARK}={mark}".encode() in (folder / "environ").read_bytes().split(b"\0")
+    except PermissionError:
+        return process.decodes and process.parent in shown | {1, os.getpid()}
+    except OSError:
+        return False  # gone meanwhile
 
 
 def wait_for(true: Callable[[], object], seconds: float = 20.0) -> bool:

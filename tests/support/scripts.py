@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
+from processes import MARK
 
 ROOT = Path(__file__).resolve().parents[2]
 DEADLINE = 240.0
@@ -23,7 +24,7 @@ class Started:
     def __init__(self, words: Sequence[str], folder: Path, **settings: str) -> None:
         self.mark = f"{folder.name}-{time.monotonic_ns()}"
         environment = os.environ | {
-            "MARK_OF_THE_TEST": self.mark,
+            MARK: self.mark,
             "PYTHONPATH": str(ROOT),
             "PYTHONSAFEPATH": "1",
             "OMP_NUM_THREADS": "1",
@@ -57,7 +58,7 @@ class Started:
         found = []
         for process in psutil.process_iter():
             try:
-                ours = process.environ().get("MARK_OF_THE_TEST") == self.mark
+                ours = process.environ().get(MARK) == self.mark
                 if ours and process.status() != psutil.STATUS_ZOMBIE:
                     found += [process] if part in " ".join(process.cmdline()) else []
             except psutil.Error:
