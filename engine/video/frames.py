@@ -68,7 +68,7 @@ class Frames:
             channels_last = pictures.shape[3] == 3
             height, width = pictures.shape[1:3] if channels_last else pictures.shape[2:4]
             return int(height), int(width)
-        return picture_files([str(Path(pictures[0]).absolute())])[0].shape
+        return picture_files([pictures[0]])[0].shape
 
     def source(self, frames: Sequence[int], arrays: ArrayFiles | None) -> FrameSource:
         """What it takes to read these frames.
@@ -84,16 +84,17 @@ class Frames:
         if isinstance(self.pictures, np.ndarray | Tensor):
             assert arrays is not None
             return arrays.source(self.pictures, frames)
-        paths = [str(Path(self.pictures[frame]).absolute()) for frame in frames]
-        files = picture_files(paths)
-        for file in files:
+        given = [self.pictures[frame] for frame in frames]
+        files = picture_files(given)
+        for name, file in zip(given, files, strict=True):
             if file.shape != files[0].shape:
                 height, width = files[0].shape
                 fix = f"all pictures of a video must be {width}x{height} pixels like the first"
-                raise VideoError("video", file.path, f"{fix}; resize it")
+                raise VideoError("video", str(name), f"{fix}; resize it")
+        paths = tuple(file.path for file in files)
         stamps = tuple(file.stamp for file in files)
         rows = tuple(range(len(files)))
-        return FrameSource("pictures", tuple(paths), stamps, files[0].shape, rows)
+        return FrameSource("pictures", paths, stamps, files[0].shape, rows)
 
 
 def natural_order(names: Sequence[str]) -> list[str]:

@@ -11,6 +11,7 @@ import numpy as np
 from spava_app.engine.video.client import decoder_process
 from spava_app.engine.video.frame_source import FrameSource
 from spava_app.engine.video.index import FrameIndex
+from spava_app.engine.video.local_path import as_given, local_path
 from spava_app.engine.video.media_file import is_folder
 from spava_app.engine.video.picture_formats import pictures_in
 from spava_app.engine.video.stamp import Stamp
@@ -101,25 +102,27 @@ def look_at(path: str | Path) -> VideoInfo | PictureInfo | FolderInfo:
     Raises:
         VideoError: there is nothing that can be read, or it takes too long.
     """
-    path = str(Path(path).absolute())
-    if is_folder(path):
-        return FolderInfo(path, tuple(pictures_in(path)))
-    with decoder_process() as process:
-        process.ask([path], {"look": path}, seconds=LOOK_SECONDS)
-        facts, payload = process.answer()
+    given, path = path, local_path(path)
+    with as_given([given], [path]):
+        if is_folder(path):
+            return FolderInfo(path, tuple(pictures_in(path)))
+        with decoder_process() as process:
+            process.ask([path], {"look": path}, seconds=LOOK_SECONDS)
+            facts, payload = process.answer()
     if facts["kind"] == "picture":
         return PictureInfo(path, tuple(facts["shape"]), tuple(facts["stamp"]))
     return _video(path, facts, payload)
 
 
-def picture_files(paths: Sequence[str]) -> list[PictureInfo]:
+def picture_files(given: Sequence[str | Path]) -> list[PictureInfo]:
     """Look at several picture files.
 
     Raises:
         VideoError: one of them is none.
     """
-    with decoder_process() as process:
-        process.ask(paths, {"shapes": list(paths)}, seconds=LOOK_SECONDS)
+    paths = [local_path(one) for one in given]
+    with as_given(given, paths), decoder_process() as process:
+        process.ask(paths, {"shapes": paths}, seconds=LOOK_SECONDS)
         facts, _ = process.answer()
     found = zip(paths, facts["shapes"], facts["stamps"], strict=True)
     return [PictureInfo(path, tuple(shape), tuple(stamp)) for path, shape, stamp in found]
