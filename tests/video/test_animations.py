@@ -19,7 +19,7 @@ from reading import read_moving, read_still
 from spava_app.engine.video import spans
 from spava_app.engine.video.decode import decode_frames
 from spava_app.engine.video.probe import VideoInfo, picture_files, probe
-from spava_app.engine.video.spans import TooManyPictures, check_count
+from spava_app.engine.video.spans import TooManyPictures, avif_spans, check_count
 from spava_app.errors import VideoError
 from spava_app.looking import Asked, look
 
@@ -317,6 +317,56 @@ def test_damaged_in_the_middle(form, moving, tmp_path):
     data[middle : middle + len(data) // 4] = bytes(len(data) // 4)
     with pytest.raises(VideoError, match="is damaged"):
         read_moving(write(tmp_path / f"damaged.{form}", bytes(data)))
+
+
+def test_a_delay_that_was_damaged(tmp_path):
+    """Nothing but its check sum tells it."""
+    data = bytearray(apng([Part(pixels()) for _ in range(3)], RGBA))
+    data[data.rindex(b"fcTL") + 4 + 21] ^= 4
+    with pytest.raises(VideoError, match="is damaged"):
+        probe(write(tmp_path / "delay.png", bytes(data)))
+
+
+def test_a_table_of_times_for_other_pictures(tmp_path):
+    frames = [pixels(channels=3) for _ in range(3)]
+    data = bytearray(saved_all(frames, "AVIF", duration=100, speed=10))
+    data[data.index(b"stts") + 15] += 1  # how many pictures have the first duration
+    with pytest.raises(VideoError, match="is damaged"):
+        probe(write(tmp_path / "times.avif", bytes(data)))
+
+
+def box(name: bytes, *content: bytes) -> bytes:
+    body = b"".join(content)
+    return struct.pack(">I", 8 + len(body)) + name + body
+
+
+def track(handler: bytes, scale: int, spans: Sequence[int], *more: bytes, sync=()) -> bytes:
+    """A track as in an image sequence: how long its pictures stay, and which are keys."""
+    times = b"".join(struct.pack(">II", 1, span) for span in spans)
+    tables = [box(b"stts", struct.pack(">II", 0, len(spans)), times)]
+    if sync:
+        tables.append(box(b"stss", struct.pack(f">II{len(sync)}I", 0, len(sync), *sync)))
+    media = [
+        box(b"mdhd", struct.pack(">12xI", scale)),
+        box(b"hdlr", bytes(8), handler),
+        box(b"minf", box(b"stbl", *tables)),
+    ]
+    return box(b"trak", *more, box(b"mdia", *media))
+
+
+def test_the_track_of_a_sequence_that_shows_pictures():
+    """Neither sound nor transparency, which may come first."""
+    transparency = box(b"tref", box(b"auxl", struct.pack(">I", 3)))
+    movie = [
+        track(b"soun", 1000, [1] * 9),
+        track(b"pict", 1000, [200] * 4, transparency),
+        track(b"pict", 500, [50, 100, 0, 25], sync=[1, 3]),
+    ]
+    head = box(b"ftyp", b"avis", bytes(4)) + struct.pack(">I4sQ", 1, b"free", 20) + bytes(4)
+    found = avif_spans(BytesIO(head + box(b"moov", *movie)))
+    assert found is not None
+    assert found.lengths == [100_000, 200_000, 100_000, 50_000]
+    assert found.keys == [True, False, True, False]
 
 
 def test_pages_of_several_sizes(tmp_path):
