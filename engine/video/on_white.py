@@ -202,8 +202,7 @@ def _own_range(values: np.ndarray) -> np.ndarray:
         return out
     for rows in strips:
         scaled = (values[rows].astype(np.float64) - low) * (255 / (high - low))
-        scaled = np.nan_to_num(scaled, nan=0, posinf=255, neginf=0)
-        out[rows] = np.rint(scaled.clip(0, 255))
+        out[rows] = np.nan_to_num(np.rint(scaled.clip(0, 255)), nan=0)
     return out
 
 

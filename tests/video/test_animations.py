@@ -369,6 +369,14 @@ def test_the_track_of_a_sequence_that_shows_pictures():
     assert found.keys == [True, False, True, False]
 
 
+def test_changed_since_it_was_looked_at(tmp_path):
+    path = write(tmp_path / "a.webp", animated_webp([Part(pixels())] * 2, [100, 100]))
+    source = probe(path).source([0, 1])
+    write(path, animated_webp([Part(pixels())] * 3, [100] * 3))
+    with pytest.raises(VideoError, match="was changed while it was looked at"):
+        list(decode_frames(source))
+
+
 def test_pages_of_several_sizes(tmp_path):
     data = saved_all([pixels(channels=3), pixels(20, 30, 3)], "TIFF")
     with pytest.raises(VideoError, match="pages are not all 38x26 pixels"):

@@ -17,6 +17,7 @@ from png_files import GREY, GREY_ALPHA, PALETTE, RGB, RGBA, png
 from reading import read_still
 
 from spava_app.engine.video.on_white import rgb_on_white
+from spava_app.errors import VideoError
 
 RANDOM = np.random.default_rng(4)
 SIZE = (21, 34)
@@ -371,6 +372,19 @@ def test_a_tiff_whose_first_page_is_a_small_copy(tmp_path):
         _set_page_kinds(data, kinds)
         path.write_bytes(data)
         assert_shows(read_still(path), BLOCKS)
+
+
+def test_a_page_behind_a_small_copy_may_be_too_large(tmp_path):
+    path = tmp_path / "bomb.tif"
+    small, full = Image.fromarray(BLOCKS[::4, ::4].copy()), Image.fromarray(BLOCKS)
+    small.save(path, save_all=True, append_images=[full])
+    data = bytearray(path.read_bytes())
+    _set_page_kinds(data, [1, 0])
+    at = data.rindex(struct.pack("<HHI", 256, 4, 1))
+    struct.pack_into("<I", data, at + 8, 2**24)
+    path.write_bytes(data)
+    with pytest.raises(VideoError, match=r"at most \d+ pixels; scale it down"):
+        read_still(path)
 
 
 def _set_page_kinds(data: bytearray, kinds: list[int]) -> None:
