@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from spava_app.errors import CheckpointError
+from spava_app.terminal_text import bars_drawn
 
 WANTED = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 # Nothing in subfolders is read; "consolidated" files repeat the weights under other names.
@@ -52,15 +53,15 @@ def _fetch(model: str, name: str, revision: str | None) -> Path:
         disable_progress_bars()
 
     def snapshot(*, local: bool) -> Path:
-        return Path(
-            snapshot_download(
+        with bars_drawn():
+            found = snapshot_download(
                 name,
                 revision=revision,
                 allow_patterns=WANTED,
                 ignore_patterns=UNWANTED,
                 local_files_only=local,
             )
-        )
+        return Path(found)
 
     failure: Exception | None = None
     try:

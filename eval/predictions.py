@@ -32,6 +32,7 @@ from spava_app.engine.sampling import GREEDY
 from spava_app.engine.video.bench_clip import repeat, write_minute
 from spava_app.errors import SpavaError
 from spava_app.output_file import JsonFile, add_json_option
+from spava_app.terminal_text import guard_terminal
 
 QUESTION = "What happens in the video?"
 GIB = 2**30
@@ -191,4 +192,5 @@ def _ratio(pair: dict[str, float]) -> str:
 
 
 if __name__ == "__main__":
+    guard_terminal()
     sys.exit(main())

@@ -22,6 +22,7 @@ from spava_app.kernels.attention import BACKENDS, attention, choose_backend, vis
 from spava_app.kernels.layer_share import layer_share
 from spava_app.kernels.stopwatch import Timing, time_call
 from spava_app.output_file import JsonFile, add_json_option
+from spava_app.terminal_text import guard_terminal
 
 K = 1024
 HEADS = ((28, 4), (16, 2), (32, 8))  # Qwen2.5-VL 7B and 3B, Llama 3 8B
@@ -235,4 +236,5 @@ def say(text: str, end: str = "\n") -> None:
 
 
 if __name__ == "__main__":
+    guard_terminal()
     sys.exit(main())

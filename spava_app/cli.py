@@ -16,6 +16,7 @@ from spava_app.commands.groups import spread
 from spava_app.configuration import check_environment, read_file
 from spava_app.precedence import SourcedCommand, keep_words, wants_json
 from spava_app.terminal import ClickError, hush, reported_errors, tell_error
+from spava_app.terminal_text import guard_terminal
 
 
 class _Group(TyperGroup):
@@ -98,4 +99,5 @@ for _command in (ask, plan, text, doctor, demo, synth):
 def main() -> None:
     """Entry point of `spava` and of `python -m spava_app`."""
     hush()
+    guard_terminal()
     app(prog_name="spava")

@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from spava_app.errors import InternalError, SpavaError
+from spava_app.terminal_text import guard_terminal, shown, shown_json, unguarded
 
 logger = logging.getLogger(__name__)
 
@@ -139,7 +140,9 @@ def print_json(value: Mapping[str, Any]) -> None:
     """The one object that `--json` puts on stdout."""
     text = json.dumps(value, ensure_ascii=False, indent=2)
     # A byte of a file name that is no UTF-8 is a lone surrogate: JSON can only escape it.
-    typer.echo(text.encode("utf-8", "backslashreplace").decode())
+    text = text.encode("utf-8", "backslashreplace").decode()
+    on_terminal = sys.stdout is not None and sys.stdout.isatty()
+    typer.echo(shown_json(text) if on_terminal else text)
 
 
 def format_timings(timings: Mapping[str, float]) -> str:
@@ -167,8 +170,11 @@ class Stages:
     """
 
     def __init__(self, *, keep: bool = True, quiet: bool = False) -> None:
-        shown = None if speaks() else False
-        self.console = Console(stderr=True, highlight=False, force_terminal=shown)
+        forced = None if speaks() else False
+        # It draws with control characters of its own; every text is passed through `shown` here.
+        self.console = Console(
+            file=unguarded(sys.stderr), stderr=True, highlight=False, force_terminal=forced
+        )
         columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
         quiet = quiet or not speaks()
         self._on_terminal = self.console.is_terminal and not quiet
@@ -183,6 +189,7 @@ class Stages:
 
     def __enter__(self) -> "Stages":
         self._progress.start()
+        guard_terminal()  # while stages are drawn, rich is in the place of the streams
         return self
 
     def __exit__(
@@ -200,7 +207,7 @@ class Stages:
         """A stage begins, and with it the one before ends."""
         self.end()
         self._stage, self._since = stage, monotonic()
-        self._task = self._progress.add_task(stage)
+        self._task = self._progress.add_task(shown(stage))
 
     def end(self) -> float:
         """The present stage, if any, ends. Returns how long it took, in seconds."""
@@ -229,4 +236,4 @@ class Stages:
     def note(self, text: str) -> None:
         """A line on the terminal, above the running stage."""
         if self._on_terminal:
-            self.console.print(text, style="dim", markup=False)
+            self.console.print(shown(text), style="dim", markup=False)

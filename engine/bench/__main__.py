@@ -22,6 +22,7 @@ from spava_app.engine.bench.rank import Setup
 from spava_app.engine.models.geometries import GEOMETRIES
 from spava_app.errors import SpavaError
 from spava_app.output_file import JsonFile, add_json_option
+from spava_app.terminal_text import guard_terminal
 
 
 @dataclass(frozen=True)
@@ -100,4 +101,5 @@ def parse(arguments: Sequence[str] | None) -> Options:
 
 
 if __name__ == "__main__":
+    guard_terminal()
     sys.exit(main())

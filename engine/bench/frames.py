@@ -48,6 +48,7 @@ from spava_app.engine.video.pixel_config import PixelConfig
 from spava_app.engine.video.ring import PREFETCH_BYTES
 from spava_app.engine.video.stream import num_processes, stream_units
 from spava_app.output_file import JsonFile, add_json_option
+from spava_app.terminal_text import guard_terminal
 
 EMBEDDED = Path(spava_app.__file__).parent / "assets" / "spava-tiny-vl"
 # Frames keep their size, whatever a checkpoint's own limits are.
@@ -228,4 +229,5 @@ def _memory(device: torch.device, peak: dict[str, int]) -> Iterator[None]:
 
 
 if __name__ == "__main__":
+    guard_terminal()
     sys.exit(main())

@@ -32,6 +32,7 @@ from spava_app.kernels.bench import measure_matmul, say, versions
 from spava_app.kernels.fused import load
 from spava_app.kernels.stopwatch import Timing, time_call
 from spava_app.output_file import JsonFile, add_json_option
+from spava_app.terminal_text import guard_terminal
 
 TILES_PER_CALL = 64
 
@@ -226,4 +227,5 @@ def line(row: Row) -> str:
 
 
 if __name__ == "__main__":
+    guard_terminal()
     sys.exit(main())

@@ -32,6 +32,7 @@ from spava_app.engine.training.packing import QuestionTable
 from spava_app.engine.training.tiny_assets import ASSETS, model_config
 from spava_app.engine.weights import save_checkpoint
 from spava_app.output_file import EXISTS
+from spava_app.terminal_text import guard_terminal
 
 logger = logging.getLogger(__name__)
 
@@ -264,4 +265,5 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    guard_terminal()
     main()

@@ -35,6 +35,7 @@ from spava_app.engine.video.bench_ways import (
 )
 from spava_app.errors import SpavaError
 from spava_app.output_file import JsonFile, add_json_option
+from spava_app.terminal_text import guard_terminal
 
 OURS, THEIRS = "spava, 1 rank", "transformers"
 
@@ -196,4 +197,5 @@ def say(text: str) -> None:
 
 
 if __name__ == "__main__":
+    guard_terminal()
     sys.exit(main())

@@ -32,7 +32,7 @@ def show_answer(ask: Ask, stages: Stages, *, as_json: bool) -> None:
             if not begun:
                 stages.hide()  # a spinner would be drawn over the text
             begun = True
-            typer.echo(piece, nl=False)
+            typer.echo(piece, nl=False, color=True)
 
     with warnings_in_result():
         answer = ask(on_event=stages.begin, on_text=show if streams else None)
@@ -47,7 +47,8 @@ def show_answer(ask: Ask, stages: Stages, *, as_json: bool) -> None:
         return
     show_warnings(answer.warnings)
     if not begun:
-        typer.echo(answer.text)
+        # Verbatim where it is piped: typer by itself takes colours out of it.
+        typer.echo(answer.text, color=True)
     if answer.usage.finish_reason == "length" and speaks():
         count = answer.usage.answer_tokens
         stopped = f"stopped at {count} token{'s' * (count != 1)}"
