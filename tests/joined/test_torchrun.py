@@ -19,6 +19,7 @@ with VideoQA(method="spava") as qa:
 # What each process sees of several calls, in a file of its own.
 CALLS = """
 import json, os, signal, sys, time
+import numpy as np
 import psutil
 from spava_app import VideoQA
 from spava_app.errors import SpavaError
@@ -53,6 +54,9 @@ with VideoQA(method="spava") as qa:
     told("killed", lambda: qa.ask(video, first, fps=10, on_event=kill))
     told("order", lambda: qa.start() if rank else qa.ask(video, second).text)
     told("second", lambda: qa.ask(video, second).text)
+    # Its frames go to the other process as an open file.
+    frames = np.zeros((4, 56, 56, 3), np.uint8)
+    told("array", lambda: qa.ask(frames, first, max_new_tokens=1).usage.frames_encoded)
     if rank == 0:
         qa.close()
     else:
@@ -87,7 +91,7 @@ def test_calls_and_errors_are_the_same_on_all(
         assert running.wait() == 0, running.text()
         running.assert_nothing_left()
     lead, follow = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))
-    for name in ("ranks", "missing", "first", "stages", "pieces", "killed", "second"):
+    for name in ("ranks", "missing", "first", "stages", "pieces", "killed", "second", "array"):
         assert lead[name] == follow[name], name
     assert lead["ranks"][0] == "InvalidInput"
     assert lead["missing"][0] == "VideoError"
@@ -96,6 +100,7 @@ def test_calls_and_errors_are_the_same_on_all(
     assert lead["first"]["plan"]["world_size"] == 2
     assert "".join(lead["pieces"]).strip() == scene.cards[0].answer
     assert {"probe", "start", "prefill", "generate"} <= set(lead["stages"])
+    assert lead["array"] == 4
     assert lead["killed"][0] == "EngineDown"
     assert "rank 1 was ended by SIGKILL" in lead["killed"][1]
     assert lead["order"] == scene.cards[1].answer
