@@ -21,9 +21,9 @@ def query_scores(q_query: Tensor, k: Tensor) -> Tensor:
     matrix. It is formed in float32: scores rounded to bfloat16 tie by the thousand, and forms that
     save the float32 products are slower (docs/performance.md).
 
-    Equal keys score equal, wherever they stand: each row is summed by itself, always in the same
-    order. A matrix-vector product rounds its last rows in another order than the others, and ties
-    would no longer go to the lowest index.
+    Equal keys score equal, wherever they stand. A CPU's matrix-vector product rounds its last rows
+    in another order than the others, and ties would no longer go to the lowest index: there each
+    row is summed by itself. A GPU's product rounds every row alike, and is faster than such sums.
 
     Args:
         q_query: rotated queries of the question `[Lq, H, D]`.
@@ -34,10 +34,10 @@ def query_scores(q_query: Tensor, k: Tensor) -> Tensor:
     """
     dtype = torch.promote_types(k.dtype, torch.float32)
     mean = q_query.to(dtype).mean(dim=0).unflatten(0, (k.shape[1], -1)).mean(dim=1)
+    if k.device.type != "cpu":
+        return torch.einsum("thd,hd->ht", k.to(dtype), mean)
     scores = mean.new_empty(k.shape[:2])
-    step = max(1, len(k))
-    if k.device.type == "cpu":
-        step = max(1, _CACHED_BYTES // max(1, mean.numel() * mean.element_size()))
+    step = max(1, _CACHED_BYTES // max(1, mean.numel() * mean.element_size()))
     for first in range(0, len(k), step):
         part = slice(first, first + step)
         torch.sum(k[part] * mean, dim=-1, out=scores[part])
