@@ -105,8 +105,9 @@ def start_process(
         os.close(theirs)
     try:
         return process, ProcessLog(ours, f"{name}, pid {process.pid}", logger)
-    except BaseException:
-        os.close(ours)
+    except BaseException as error:
+        if isinstance(error, RuntimeError):  # no thread; one that was interrupted closes it itself
+            os.close(ours)
         process.kill()
         process.wait()
         raise

@@ -115,8 +115,24 @@ class DecoderProcess:
         # One that cannot load its libraries ends by itself.
         self.busy = not (self._ready and (last or "error" in message or "done" in message))
         if "error" in message:
-            raise decode_error(message["error"]) from None
+            with self.checked():
+                error = decode_error(message["error"])
+            raise error from None
         return message, payload
+
+    @contextmanager
+    def checked(self) -> Iterator[None]:
+        """For what is made of an answer, which a broken file may have written.
+
+        Raises:
+            VideoError: it makes no sense. The process is ended.
+        """
+        try:
+            yield
+        except SpavaError:
+            raise
+        except (ArithmeticError, LookupError, TypeError, ValueError):
+            self._fail_wrong()
 
     def usable(self) -> bool:
         """Whether it runs, here: after a fork the process is still the parent's."""

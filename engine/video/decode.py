@@ -78,9 +78,12 @@ def _decode(
             seconds = _AT_LEAST + _PER_FRAME * len(source)
             process.ask(source.paths, request, seconds=seconds, file=file, stamps=source.stamps)
             while "done" not in (message := process.answer(last=False)[0]):
-                pictures = ring[message["slot"], : message["count"]]
-                yield Group(pictures, tuple(message["damaged"]))
-                process.tell({"free": message["slot"]})
+                with process.checked():
+                    slot, places = int(message["slot"]), range(len(source))
+                    pictures = ring[slot, : int(message["count"])]
+                    damaged = tuple(places[int(place)] for place in message["damaged"])
+                yield Group(pictures, damaged)
+                process.tell({"free": slot})
     finally:
         os.close(file)
 

@@ -18,10 +18,10 @@ from spava_app.engine.video.files import Files
 from spava_app.engine.video.media_file import MediaFile, fail
 from spava_app.engine.video.orientation import orientation, swaps_sides
 from spava_app.engine.video.picture import picture_size
-from spava_app.engine.video.picture_formats import FORMATS
+from spava_app.engine.video.picture_formats import FORMATS, MOST_PIXELS
 from spava_app.engine.video.pulse import Pulse
 from spava_app.engine.video.scan import Scan, scan_frames
-from spava_app.engine.video.source import MOST_PIXELS, open_video, rational
+from spava_app.engine.video.source import open_video, rational
 from spava_app.engine.video.spans import SECOND
 from spava_app.engine.video.stamp import Stamp
 from spava_app.engine.video.streams import candidates, stream_at

@@ -23,9 +23,8 @@ from pillow_heif import register_heif_opener
 
 from spava_app.engine.video.media_file import fail
 from spava_app.engine.video.on_white import rgb_on_white
-from spava_app.engine.video.picture_formats import FORMATS
+from spava_app.engine.video.picture_formats import FORMATS, MOST_PIXELS
 from spava_app.engine.video.signature import is_cut_short, picture_format
-from spava_app.engine.video.source import MOST_PIXELS
 from spava_app.engine.video.spans import TooManyPictures, check_count
 from spava_app.errors import VideoError, raise_fault
 

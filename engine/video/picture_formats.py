@@ -1,10 +1,12 @@
-"""The formats of picture files, and the pictures of a folder by their names."""
+"""The formats and sizes of picture files, and the pictures of a folder by their names."""
 
 import os
 from pathlib import Path
 
 from spava_app.engine.video.media_file import fail
 
+# Of a frame or picture: 16384 x 8192. Beyond it a header is more likely a bomb than a picture.
+MOST_PIXELS = 2**27
 # Formats of pictures, and what their files are called; a GIF is a video.
 FORMATS = {
     "PNG": (".png",),

@@ -13,12 +13,14 @@ from spava_app.engine.video.frame_source import FrameSource
 from spava_app.engine.video.index import FrameIndex
 from spava_app.engine.video.local_path import as_given, local_path
 from spava_app.engine.video.media_file import is_folder
-from spava_app.engine.video.picture_formats import pictures_in
+from spava_app.engine.video.picture_formats import MOST_PIXELS, pictures_in
 from spava_app.engine.video.stamp import Stamp
 from spava_app.errors import VideoError
 
 # Reading the packets of hours of video from a slow disk; a process that hangs is noticed earlier.
 LOOK_SECONDS = 600.0
+# What a decoder process may have told of a file, in characters and in number.
+_LONGEST_NOTE, _MOST_NOTES = 300, 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,9 +111,10 @@ def look_at(path: str | Path) -> VideoInfo | PictureInfo | FolderInfo:
         with decoder_process() as process:
             process.ask([path], {"look": path}, seconds=LOOK_SECONDS)
             facts, payload = process.answer()
-    if facts["kind"] == "picture":
-        return PictureInfo(path, tuple(facts["shape"]), tuple(facts["stamp"]))
-    return _video(path, facts, payload)
+            with process.checked():
+                if facts["kind"] == "picture":
+                    return PictureInfo(path, _shape(facts["shape"]), _stamp(facts["stamp"]))
+                return _video(path, facts, payload)
 
 
 def picture_files(given: Sequence[str | Path]) -> list[PictureInfo]:
@@ -124,8 +127,10 @@ def picture_files(given: Sequence[str | Path]) -> list[PictureInfo]:
     with as_given(given, paths), decoder_process() as process:
         process.ask(paths, {"shapes": paths}, seconds=LOOK_SECONDS)
         facts, _ = process.answer()
-    found = zip(paths, facts["shapes"], facts["stamps"], strict=True)
-    return [PictureInfo(path, tuple(shape), tuple(stamp)) for path, shape, stamp in found]
+        with process.checked():
+            shapes, stamps = map(_shape, facts["shapes"]), map(_stamp, facts["stamps"])
+            found = zip(paths, shapes, stamps, strict=True)
+            return [PictureInfo(path, shape, stamp) for path, shape, stamp in found]
 
 
 def probe(path: str | Path) -> VideoInfo:
@@ -141,26 +146,45 @@ def probe(path: str | Path) -> VideoInfo:
     raise VideoError("video", str(path), f"this is {kind}, not a video; give a video file")
 
 
+def _shape(told: Any) -> tuple[int, int]:
+    """Raises ValueError or TypeError unless it is (height, width) of a picture."""
+    height, width = map(int, told)
+    if height < 1 or width < 1 or height * width > MOST_PIXELS:
+        raise ValueError("not the size of a picture")
+    return height, width
+
+
+def _stamp(told: Any) -> Stamp:
+    return tuple(map(int, told))
+
+
 def _video(path: str, facts: dict[str, Any], payload: bytes) -> VideoInfo:
     count = facts["frames"]
     pts = np.frombuffer(payload, np.int64, count)
-    entries = np.frombuffer(payload, np.int64, offset=8 * count).reshape(-1, 4)
     index = FrameIndex.from_pts(
         pts,
-        entries,
+        np.frombuffer(payload, np.int64, offset=8 * count).reshape(-1, 4),
         Fraction(*facts["time_base"]),
         Fraction(*facts["last_span"]),
-        by_bytes=facts.get("by_bytes", False),
-        counted=facts.get("counted", False),
+        by_bytes=bool(facts.get("by_bytes")),
+        counted=bool(facts.get("counted")),
     )
-    height, width = facts["shape"]
-    fps = len(index) / index.duration
+    frames = index.entries[:, 0]
+    if np.any(np.diff(pts) <= 0) or np.any((frames < 0) | (frames >= count)):
+        raise ValueError("times or frames that do not ascend")
+    height, width = _shape(facts["shape"])
     return VideoInfo(
-        *(path, width, height, index.duration, fps, facts["codec"], index),
-        stamp=tuple(facts["stamp"]),
-        orientation=facts.get("orientation", 0),
-        stream=facts.get("stream", 0),
-        cards=facts.get("cards", False),
-        notes=tuple(facts.get("notes", ())),
-        kind=facts["kind"],
+        path,
+        width,
+        height,
+        index.duration,
+        len(index) / index.duration,
+        str(facts["codec"]),
+        index,
+        stamp=_stamp(facts["stamp"]),
+        stream=int(facts.get("stream", 0)),
+        orientation=int(facts.get("orientation", 0)) & 7,
+        cards=bool(facts.get("cards")),
+        notes=tuple(str(note)[:_LONGEST_NOTE] for note in facts.get("notes", ())[:_MOST_NOTES]),
+        kind="animation" if facts["kind"] == "animation" else "video",
     )

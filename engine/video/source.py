@@ -17,8 +17,6 @@ from av.video.stream import VideoStream
 
 from spava_app.engine.video.media_file import MediaFile, fail
 
-# Of a frame or picture: 16384 x 8192. Beyond it a header is more likely a bomb than a picture.
-MOST_PIXELS = 2**27
 # A playlist, a session description or a concat script given the name of a video would make the
 # library open other files or addresses, so only plain containers are opened, and nothing but the
 # descriptor that is given.
