@@ -144,8 +144,9 @@ def test_what_every_command_says_of_its_arguments(tmp_path: Path, model: Path) -
         ["plan", "a.mp4", *nasty],
         ["plan", "a.mp4", "--model", f"./{NASTY}"],
         ["text", NASTY, "What?", "--model", str(model)],
-        ["demo", "--seconds", "20", *nasty],
+        ["demo", NASTY],
         ["synth", str(tmp_path / f"new{NASTY}.mp4"), "--seconds", "4", "--cards", "1"],
+        ["ask", str(tmp_path / f"new{NASTY}.mp4"), "What?", "--model", str(template)],
         ["synth", str(tmp_path / NASTY / "no.mp4"), "--seconds", "4", "--cards", "1"],
         ["doctor"],
         [NASTY],
@@ -163,10 +164,6 @@ def test_what_every_command_says_of_its_arguments(tmp_path: Path, model: Path) -
     assert "\x1b[1m" in told[-1]
     # rich leaves out the bell by itself.
     assert "\\x1b" not in told[-1].replace(SHOWN.replace(r"\x07", ""), "")
-    questions = ["ask", str(tmp_path / f"new{NASTY}.mp4"), "What?", "--model", str(template)]
-    [thrown] = in_turn([questions])
-    assert "error:" in thrown
-    assert SHOWN in thrown
 
 
 def test_the_command_itself_is_guarded() -> None:
