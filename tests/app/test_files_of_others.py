@@ -8,8 +8,9 @@ import av
 import pytest
 from ffmpeg import needs_ffmpeg, run_ffmpeg
 
-from spava_app import VideoError, VideoQA
+from spava_app import VideoQA
 from spava_app.engine.video.cards import CardScene, random_scene, write_video
+from spava_app.errors import VideoError
 
 pytestmark = [needs_ffmpeg, pytest.mark.slow]
 
@@ -30,7 +31,7 @@ def cards(scene: CardScene, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def qa() -> Iterator[VideoQA]:
-    with VideoQA(world_size=1) as qa:
+    with VideoQA(devices=1) as qa:
         yield qa
 
 
