@@ -98,17 +98,27 @@ def num_cores() -> int:
 
 def host_memory() -> tuple[int, int]:
     """Bytes of the host in all and available, with the limits of this process's control group."""
-    memory = psutil.virtual_memory()
-    total, available = memory.total, memory.available
+    whole, available = _machine_memory()
+    total = whole
     for folder in _own_groups():
         limit = _number(folder / "memory.max") or _number(folder / "memory.limit_in_bytes")
         used = _number(folder / "memory.current") or _number(folder / "memory.usage_in_bytes")
-        if limit is None or used is None or limit >= memory.total:
+        if limit is None or used is None or limit >= whole:
             continue
         total = min(total, limit)
         # Pages of files count as used and are given back when memory is short.
         available = min(available, limit - used + _inactive_files(folder))
     return total, max(0, available)
+
+
+def _machine_memory() -> tuple[int, int]:
+    """Bytes in all and available; without /proc, of the latter those that hold nothing at all."""
+    try:
+        memory = psutil.virtual_memory()
+    except OSError:
+        page, pages = os.sysconf("SC_PAGE_SIZE"), os.sysconf("SC_PHYS_PAGES")
+        return page * pages, page * os.sysconf("SC_AVPHYS_PAGES")
+    return memory.total, memory.available
 
 
 def available_memory(device: str, world_size: int) -> int:

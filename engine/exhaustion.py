@@ -58,8 +58,11 @@ def _gpu_memory(device: torch.device) -> str:
 
 
 def _host_memory() -> str:
-    process, machine = psutil.Process(), psutil.virtual_memory()
-    held, limit = process.memory_info(), process.rlimit(psutil.RLIMIT_AS)[0]
+    try:
+        process, machine = psutil.Process(), psutil.virtual_memory()
+        held, limit = process.memory_info(), process.rlimit(psutil.RLIMIT_AS)[0]
+    except (OSError, psutil.Error, AttributeError):  # no /proc, or a system without such limits
+        return "host memory"
     limited = f", its address space {_gib(held.vms)} of {_gib(limit)}" if limit > 0 else ""
     free, total = _gib(machine.available), _gib(machine.total)
     return f"host memory ({_gib(held.rss)} held{limited}, {free} of {total} free)"
