@@ -39,17 +39,12 @@ def taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Call
     ("facts", "payload"),
     [
         ({}, "b''"),
-        ({"kind": "picture"}, "b''"),
         ({"kind": "picture", "shape": [10**9, 10**9], "stamp": []}, "b''"),
-        ({"kind": "picture", "shape": "ab", "stamp": []}, "b''"),
         ({"kind": "picture", "shape": [3, 4], "stamp": 7}, "b''"),
         (FACTS, "b''"),
-        (FACTS, "b'12345'"),
         (FACTS | {"shape": [10**9, 10**9]}, TWO_FRAMES),
         (FACTS | {"time_base": [1, 0]}, TWO_FRAMES),
-        (FACTS | {"time_base": 3}, TWO_FRAMES),
         (FACTS, "bytes(18)"),
-        ({"error": {}}, "b''"),
         ({"error": {"type": "VideoError"}}, "b''"),
         ({"error": 5}, "b''"),
     ],
@@ -65,8 +60,8 @@ def test_facts_that_make_no_sense(
 @pytest.mark.parametrize(
     "line",
     [
-        *("[]", "5", '{"bytes": -1}', '{"bytes": 1e9}', "[" * 100_000, "{", '{"open": -1}'),
-        *('{"open": 1}', '{"open": "/etc/passwd"}', '{"open": true}', '{"open": [0]}'),
+        *("[]", '{"bytes": -1}', "[" * 100_000, '{"open": -1}'),
+        *('{"open": 1}', '{"open": "/etc/passwd"}', '{"open": true}'),
     ],
 )
 def test_lines_that_make_no_sense(line: str, taken_over: Callable[[str], None], videos) -> None:
@@ -85,7 +80,6 @@ def test_lines_that_make_no_sense(line: str, taken_over: Callable[[str], None], 
     "message",
     [
         {"slot": 99, "count": 1, "damaged": []},
-        {"slot": "a", "count": 1, "damaged": []},
         {"slot": 0, "count": [], "damaged": []},
         {"slot": 0, "count": 1, "damaged": [10**6]},
         {"slot": 0, "count": 1, "damaged": 3},
