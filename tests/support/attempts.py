@@ -12,6 +12,7 @@ import resource
 import signal
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -223,7 +224,8 @@ def _checked(result: int) -> int:
 def _child(fork: Callable[[], int]) -> None:
     if (pid := fork()) == 0:
         os._exit(0)
-    os.waitpid(pid, 0)
+    with suppress(OSError):  # to wait may be denied when to fork was not
+        os.waitpid(pid, 0)
 
 
 def _connect(family: int, kind: int, address: Any) -> None:

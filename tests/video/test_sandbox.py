@@ -38,11 +38,13 @@ def look(file, pulse):
     }}, b""
 service.look = look
 """
-NO_SECCOMP = """
+MISSING_MEASURE = """
 def refuse():
     raise OSError(38, "Function not implemented")
-sandbox._seccomp = refuse
+sandbox.{measure} = refuse
 """
+NO_SECCOMP = MISSING_MEASURE.format(measure="_seccomp")
+NO_LANDLOCK = MISSING_MEASURE.format(measure="_landlock")
 # What Landlock denies by itself, since its version; that a socket has an owner is nothing yet.
 LANDLOCKED = {"files": 1, "programs": 1, "tcp": 4, "others": 6}
 BEYOND_LANDLOCK = {"others: a signal by a socket's owner"}
@@ -82,8 +84,9 @@ def holds(measures: list[Any], name: str) -> bool:
     return next(holds for measure, holds, _ in measures if measure == name)
 
 
-def test_nothing_that_is_tried_succeeds(attacked: Any) -> None:
-    facts, measures = attacked()
+@pytest.mark.parametrize("change", ["", NO_LANDLOCK], ids=["both", "seccomp alone"])
+def test_nothing_that_is_tried_succeeds(change: str, attacked: Any) -> None:
+    facts, measures = attacked(change)
     if not holds(measures, "seccomp"):
         pytest.skip(f"no seccomp here: {measures}")
     done = [name for name, what in facts["tried"].items() if what == "done"]
