@@ -31,7 +31,7 @@ def cards(scene: CardScene, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def qa() -> Iterator[VideoQA]:
-    with VideoQA(devices=1) as qa:
+    with VideoQA(gpus=0, cpu_ranks=1) as qa:
         yield qa
 
 
