@@ -85,7 +85,7 @@ def find_animation(file: BinaryIO, name: str, pulse: Pulse) -> Animation | None:
         count = len(spans.lengths)
         if form != "PNG" and getattr(image, "n_frames", 1) != count:
             fail_damaged(name, form)
-        return Animation(str(form), upright_size(image), spans, range(count))
+        return Animation(str(form), upright_size(image, name), spans, range(count))
 
 
 class AnimationReader:
@@ -181,13 +181,13 @@ def _spans(file: BinaryIO, form: str | None) -> Spans | None:
 def _find_pages(image: Image.Image, name: str, pulse: Pulse) -> Animation | None:
     """The pages of a TIFF; copies and masks of them are none."""
     pages, number = [image.tell()], image.tell() + 1
-    first = upright_size(image)
+    first = upright_size(image, name)
     while _seek(image, number):
         pulse.beat()
         check_count(number)
         if not is_copy(image):
             pages.append(number)
-            if upright_size(image) != first:
+            if upright_size(image, name) != first:
                 size = f"{first[1]}x{first[0]}"
                 fail(name, f"its pages are not all {size} pixels like the first; resize them")
         number += 1

@@ -84,7 +84,7 @@ def picture_size(file: BinaryIO, name: str) -> tuple[int, int] | None:
     if image is None:
         return None
     with damage_told(name, image.format):
-        return upright_size(image)
+        return upright_size(image, name)
 
 
 def read_picture(file: BinaryIO, name: str, shape: tuple[int, int]) -> np.ndarray:
@@ -105,10 +105,11 @@ def read_picture(file: BinaryIO, name: str, shape: tuple[int, int]) -> np.ndarra
     return pixels
 
 
-def upright_size(image: Image.Image) -> tuple[int, int]:
+def upright_size(image: Image.Image, name: str) -> tuple[int, int]:
     """(h, w) of an opened picture that is not loaded yet.
 
     Raises:
+        VideoError: it is too large.
         Exception: whatever Pillow raises for damage.
     """
     width, height = image.size
@@ -118,6 +119,8 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
         turned = tags.get(_ORIENTATION) in _TURNED
     else:
         turned = orientation(image) in _TURNED
+    if not 0 < width * height <= MOST_PIXELS:
+        _fail_large(name)
     return (width, height) if turned else (height, width)
 
 
