@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention.varlen import varlen_attn
 
 from spava_app.kernels import backend_sdpa
 
@@ -44,6 +43,9 @@ def window_attention(q: Tensor, k: Tensor, v: Tensor, windows: Windows) -> Tenso
     """
     several = windows.classes != ((1, len(q) // windows.units),)
     if several and _takes_many_lengths(q):
+        # Not above: it brings torch's compiler, over a second for each process that starts.
+        from torch.nn.attention.varlen import varlen_attn
+
         longest = max(size for _, size in windows.classes)
         bounds = windows.bounds
         attended = varlen_attn(q, k, v, bounds, bounds, longest, longest)

@@ -84,6 +84,15 @@ def test_importing_the_package_needs_no_torch() -> None:
     assert found.count(".") == 2
 
 
+def test_what_answers_loads_no_compiler() -> None:
+    """torch's takes over a second of every driver and worker, and nothing here compiles."""
+    code = (
+        "import sys, spava_app.api, spava_app.engine.serving\n"
+        "print(sorted({'torch._dynamo', 'torch._inductor'} & set(sys.modules)))"
+    )
+    assert run_python(code) == "[]"
+
+
 @pytest.mark.parametrize("words", [[], ["ask"], ["demo"], ["synth"]])
 def test_help_loads_no_torch_and_shows_an_example(words: list[str]) -> None:
     code = (
