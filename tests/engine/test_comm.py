@@ -1,11 +1,11 @@
 """Collectives over real gloo processes, and what happens when a rank stays away."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from comm_tasks import all_calls, hang_before_the_prefill, stay_away
+from comm_tasks import all_calls, hang_before_the_prefill, meet_again, stay_away
 from dist import RankPool
 
 
@@ -24,24 +24,36 @@ def test_collectives(ranks: Callable[[int], RankPool]) -> None:
             assert got["any"] == (True, False)
 
 
+@pytest.fixture(scope="module")
+def processes() -> Iterator[RankPool]:
+    """Two of them for groups that fail."""
+    pool = RankPool(2)
+    yield pool
+    pool.close()
+
+
+@pytest.fixture
+def group(processes: RankPool, tmp_path: Path) -> RankPool:
+    """They, in a group in which no collective has failed."""
+    processes.run(meet_again, f"file://{tmp_path / 'store'}")
+    return processes
+
+
 @pytest.mark.parametrize("call", ["all_gather", "all_to_all", "shift"])
-def test_a_collective_ends_at_its_deadline(call: str) -> None:
-    """A pool of its own: a group in which a collective failed is not used again."""
-    pool = RankPool(2)
+def test_a_collective_ends_at_its_deadline(call: str, group: RankPool) -> None:
     began = time.monotonic()
-    waited, stayed = pool.run(stay_away, call, 1.0)
-    pool.close()
+    waited, stayed = group.run(stay_away, call, 1.0)
     assert waited == "RuntimeError"
     assert stayed == "away"
-    assert time.monotonic() - began < 30  # connected with 60 s
+    assert 1 <= time.monotonic() - began < 30  # connected with 60 s
 
 
-def test_a_rank_that_hangs_ends_the_request_at_the_stages_deadline(checkpoint: Path) -> None:
+def test_a_rank_that_hangs_ends_the_request_at_the_stages_deadline(
+    checkpoint: Path, group: RankPool
+) -> None:
     """The deadline that `Runner` sets from its prediction, with the least one lowered to 1 s."""
-    pool = RankPool(2)
     began = time.monotonic()
-    waited, stayed = pool.run(hang_before_the_prefill, checkpoint, 1.0)
-    pool.close()
+    waited, stayed = group.run(hang_before_the_prefill, checkpoint, 1.0)
     assert waited == "RuntimeError"
     assert stayed == "away"
-    assert time.monotonic() - began < 30
+    assert 1 <= time.monotonic() - began < 30

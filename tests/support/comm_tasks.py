@@ -1,6 +1,5 @@
 """Collectives, one after the other, as the engine calls them."""
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,11 +30,20 @@ def all_calls(comm: Comm) -> dict[str, Any]:
     }
 
 
+def meet_again(comm: Comm, init_method: str) -> None:
+    """A new group of the same processes: one in which a collective failed is not used again."""
+    comm.close()
+    deadline = 60.0
+    Comm.connect(
+        comm.rank, comm.world_size, init_method=init_method, backend="gloo", deadline=deadline
+    )
+    comm.deadline = deadline
+
+
 def stay_away(comm: Comm, call: str, seconds: float) -> str:
-    """Rank 0 calls with a deadline; rank 1 does not come until it has passed."""
+    """Rank 0 calls with a deadline; rank 1 lives and does not come."""
     comm.deadline = seconds
     if comm.rank == 1:
-        time.sleep(3 * seconds)
         return "away"
     x = torch.zeros(2, 1)
     calls: dict[str, Callable[[], object]] = {
@@ -47,9 +55,8 @@ def stay_away(comm: Comm, call: str, seconds: float) -> str:
 
 
 def hang_before_the_prefill(comm: Comm, checkpoint: Path, least: float) -> str:
-    """Rank 0 runs a request; rank 1 has loaded the model and hangs."""
+    """Rank 0 runs a request; rank 1 lives and does nothing."""
     if comm.rank == 1:
-        time.sleep(8 * least)
         return "away"
     deadline.LEAST_SECONDS = least
     request = text_request(range(40), method="spava")
