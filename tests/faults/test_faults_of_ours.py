@@ -91,14 +91,13 @@ def test_of_a_decoder_leaves_the_workers_up(
     answers: Callable[[], None],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Of all that read frames; those of the driver only look."""
+    """Of all that read frames, once in each; those of the driver only look. A flag would tell them
+    nothing: they may not look for files.
+    """
     code = (
         "from spava_app.engine.video import service\n"
-        "import os\n"
-        "real = service.open_reader\n"
-        "service.open_reader = lambda *given: (\n"
-        f"    service.nothing if os.path.exists({str(sabotage[1])!r}) else real(*given)\n"
-        ")\n"
+        "real, faults = service.open_reader, iter([lambda *_: service.nothing])\n"
+        "service.open_reader = lambda *given: next(faults, real)(*given)\n"
     )
     sabotage[0](DECODER, code)
     qa.start()
@@ -109,7 +108,6 @@ def test_of_a_decoder_leaves_the_workers_up(
     assert "service.py" in caught.value.traceback
     assert "[decoder, pid " in errors(caplog)[0]
     assert "[rank " in errors(caplog)[0]
-    sabotage[1].unlink()
     answers()
     assert before == {process.pid for process in marked(mark) if process.rank is not None}
 
