@@ -88,7 +88,7 @@ def _landlock() -> str:
         _call(_LANDLOCK_RESTRICT, rules, 0)
     finally:
         os.close(rules)
-    return f"version {version}"
+    return str(version)
 
 
 class _Program(ctypes.Structure):

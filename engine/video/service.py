@@ -25,7 +25,7 @@ from spava_app.engine.video.frame_source import FrameSource
 from spava_app.engine.video.look import look, picture_shapes
 from spava_app.engine.video.pulse import Pulse
 from spava_app.engine.video.ring import map_ring
-from spava_app.engine.video.wire import CONVERT, Message, Wire
+from spava_app.engine.video.wire import CONVERT, HungUp, Message, Wire
 from spava_app.errors import InternalError, InvalidInput, VideoError
 
 logger = logging.getLogger(__name__)
@@ -42,6 +42,8 @@ def serve(wire: Wire) -> None:
         pulse.beat()
         try:
             answer, payload = _answer(request, wire, pulse)
+        except HungUp:  # nobody is left to tell
+            raise
         except InvalidInput as error:
             answer, payload = encode_error(error), b""
         except MemoryError:

@@ -18,6 +18,10 @@ _LONGEST_LINE, _LONGEST_PAYLOAD = 2**26, 2**29
 _CHUNK = 2**18
 
 
+class HungUp(EOFError):
+    """The other side is gone."""
+
+
 class Wire:
     """One end of a Unix stream socket.
 
@@ -67,7 +71,7 @@ class Wire:
             within: seconds after which TimeoutError is raised; by default never.
 
         Raises:
-            EOFError, OSError: the other side is gone.
+            HungUp, OSError: the other side is gone.
             ValueError: what came is not a message.
         """
         return (self._kept.popleft(), b"") if self._kept else self._next(within)
@@ -122,7 +126,7 @@ class Wire:
         else:
             data = self._end.recv(_CHUNK)
         if not data:
-            raise EOFError
+            raise HungUp
         self._buffer += data
 
     def _take(self, size: int) -> bytes:

@@ -70,7 +70,7 @@ def test_kernels_import_only_torch_and_its_accelerators() -> None:
             else:
                 continue
             for name in names:
-                leaves = ("spava_app.errors", "spava_app.output_file")
+                leaves = ("spava_app.errors", "spava_app.output_file", "spava_app.terminal_text")
                 ours = name.startswith(("spava_app.kernels", *leaves))
                 assert ours or name.partition(".")[0] in allowed, f"{path.name} imports {name}"
 

@@ -265,7 +265,7 @@ def test_turned_picture(tmp_path: Path) -> None:
     Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
     with (tmp_path / "turned.png").open("rb") as file:
         assert picture_size(file, "turned.png") == (40, 20)
-        turned = read_picture(file, "turned.png")
+        turned = read_picture(file, "turned.png", (40, 20))
     assert turned.shape == (40, 20, 3)
     assert turned[:10].min() == 255
     assert turned[10:].max() == 0

@@ -94,7 +94,10 @@ def test_the_way_from_a_file_on_h200s(row: dict[str, Any]) -> None:
         (360, 640),
         tuple(range(0, 3600 * every, every)),
         # A key frame every 250.
-        tuple((frame // 250 * 250,) if frame >= 250 else () for frame in range(0, 108_000, every)),
+        tuple(
+            ((frame // 250 * 250, 0, 0, 0),) if frame >= 250 else ()
+            for frame in range(0, 108_000, every)
+        ),
     )
     media = bare_media(
         (units, 26, 46),

@@ -422,4 +422,4 @@ def test_limits_of_the_process(videos):
     assert len(list(Path(f"/proc/{pid}/fd").iterdir())) <= 5
     maps = Path(f"/proc/{pid}/maps").read_text()
     assert "libav" in maps
-    assert "torch" not in maps
+    assert "libtorch" not in maps
