@@ -12,6 +12,7 @@ An input that cannot be served is answered by {"error": ...}, and so is an error
 one of type InternalError. The process serves on after either.
 """
 
+import gc
 import logging
 import os
 from typing import Any
@@ -58,6 +59,8 @@ def serve(wire: Wire) -> None:
             logger.error("%s", fault, exc_info=error)
             answer, payload = encode_error(fault), b""
         wire.send(answer, payload)
+        if "error" in answer:
+            gc.collect()  # frames of an error's traceback hold the ring and its file
 
 
 def _is_late(message: Message, wire: Wire) -> bool:

@@ -71,7 +71,12 @@ def test_what_was_asked_ahead_of_one_that_is_bad(
         assert caught.value.value == str(path)
     assert shown(good) == [*range(9)]
     assert pid() == before
-    assert not held or len(os.listdir(f"/proc/{before}/fd")) == held
+    left = (
+        {n: os.readlink(f"/proc/{before}/fd/{n}") for n in os.listdir(f"/proc/{before}/fd")}
+        if held
+        else {}
+    )
+    assert len(left) == held, left
 
 
 def test_places_of_one_descriptor_are_their_own(tmp_path: Path) -> None:
