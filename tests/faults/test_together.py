@@ -34,7 +34,7 @@ def test_two_processes_with_one_cache(
     code = (
         "import sys\n"
         "from spava_app import VideoQA\n"
-        'with VideoQA(method="spava") as qa:\n'
+        'with VideoQA(cpu_ranks=1, method="full") as qa:\n'
         "    qa.start()\n"
         "    print('ready', flush=True)\n"
         "    for question in sys.argv[2:]:\n"
