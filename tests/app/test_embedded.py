@@ -119,7 +119,7 @@ def test_another_model_has_no_such_warning(foreign: Path, tmp_path: Path) -> Non
 
 def test_on_the_command_line(scene: CardScene, video: Path, foreign: Path) -> None:
     def spava(*words: str) -> tuple[str, str]:
-        done = CliRunner().invoke(cli.app, [*words])
+        done = CliRunner().invoke(cli.app, [*words, "--cpu-ranks", "1"])
         assert done.exit_code == 0, done.stderr
         return done.stdout, without_stages(done.stderr)
 
