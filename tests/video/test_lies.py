@@ -119,4 +119,4 @@ def test_files_that_come_with_an_answer_are_not_taken(
         process.answer()
         before = len(list(Path("/proc/self/fd").iterdir()))
     assert probe(videos.short).num_frames == 14
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before  # others may have been closed
