@@ -13,12 +13,15 @@ import numpy as np
 
 # What may be decoded ahead. A larger ring hides nothing more once one side is always waiting.
 PREFETCH_BYTES = 64 * 2**20
-_LEAST_SLOTS = 2
+# Each slot is a message on its way in either direction while the other side is busy: more than a
+# hundred would fill the socket, and both sides would wait for the other to read.
+_LEAST_SLOTS, _MOST_SLOTS = 2, 64
 
 
 def num_slots(group_bytes: int, num_groups: int) -> int:
-    """Slots of a ring for so many groups of such a size: at least 2, unless there are fewer."""
-    return min(num_groups, max(_LEAST_SLOTS, PREFETCH_BYTES // group_bytes))
+    """Slots of a ring for so many groups of such a size: 2 to 64, unless there are fewer groups."""
+    slots = min(_MOST_SLOTS, max(_LEAST_SLOTS, PREFETCH_BYTES // group_bytes))
+    return min(num_groups, slots)
 
 
 def shared_file(size: int) -> int:
