@@ -94,6 +94,8 @@ def layer_of(image: Image.Image) -> Layer:
         values, alpha = values[..., :-1], values[..., -1]
         if image.format == "BMP" and not alpha.any():
             alpha = None  # a field that most programs leave empty
+        elif alpha.min() == 255:
+            alpha = None  # which is the same, and faster
     elif (key := image.info.get("transparency")) is not None:
         alpha = _key_alpha(values, key, image.mode, stored.raw)
     colour = _bytes(values, image.mode, stored)

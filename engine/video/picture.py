@@ -69,6 +69,10 @@ def open_picture(file: BinaryIO, name: str) -> Image.Image | None:
             if form == "BMP":
                 return None  # of two letters that any text may begin with
             raise
+        if isinstance(image, WebPImagePlugin.WebPImageFile):
+            # A file may say that it has no alpha and yet draw on a part of its canvas only. The
+            # library tells what is seen through; Pillow would leave it out, and black be seen.
+            image.rawmode = image._mode = "RGBA"
         if form == "TIFF":
             _to_first_page(image, name)
         return image

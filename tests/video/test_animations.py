@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ffmpeg import needs_ffmpeg, run_ffmpeg
 from heif_files import encoded
 from PIL import Image
 from png_files import GREY, PALETTE, RGB, RGBA, Part, apng
@@ -37,11 +38,11 @@ def pixels(height: int = SIZE[0], width: int = SIZE[1], channels: int = 4) -> np
     return made
 
 
-def drawn(parts: Sequence[Part]) -> np.ndarray:
+def drawn(parts: Sequence[Part], size: tuple[int, int] | None = None) -> np.ndarray:
     """What the pictures of an animation show: colours that are multiplied by their alpha are laid
-    over each other, and in the end over white.
+    over each other, and in the end over white. `size` is the first one's if not told.
     """
-    canvas = np.zeros((*parts[0].pixels.shape[:2], 4))
+    canvas = np.zeros((*(size or parts[0].pixels.shape[:2]), 4))
     shown = []
     for part in parts:
         rgba = part.pixels.astype(np.float64) / 255
@@ -72,8 +73,16 @@ def every_way() -> list[Part]:
     return parts
 
 
-def animated_webp(parts: Sequence[Part], spans: Sequence[int]) -> bytes:
-    """Of pictures that the library has encoded one by one."""
+def animated_webp(
+    parts: Sequence[Part],
+    spans: Sequence[int],
+    *,
+    size: tuple[int, int] | None = None,
+    alpha: bool = True,
+) -> bytes:
+    """Of pictures that the library has encoded one by one; `size` is the first one's if not told,
+    and `alpha` whether the file says that it has some.
+    """
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return name + struct.pack("<I", len(data)) + data + b"\0" * (len(data) % 2)
@@ -81,10 +90,10 @@ def animated_webp(parts: Sequence[Part], spans: Sequence[int]) -> bytes:
     def three(value: int) -> bytes:
         return value.to_bytes(3, "little")
 
-    height, width = parts[0].pixels.shape[:2]
-    flags = bytes([0x12, 0, 0, 0])  # it moves, and has alpha
-    size = three(width - 1) + three(height - 1)
-    chunks = [chunk(b"VP8X", flags + size), chunk(b"ANIM", bytes(6))]
+    height, width = size or parts[0].pixels.shape[:2]
+    flags = bytes([0x02 | 0x10 * alpha, 0, 0, 0])  # it moves, and has alpha
+    canvas = three(width - 1) + three(height - 1)
+    chunks = [chunk(b"VP8X", flags + canvas), chunk(b"ANIM", bytes(6))]
     for part, span in zip(parts, spans, strict=True):
         out = BytesIO()
         Image.fromarray(part.pixels).save(out, "WEBP", lossless=True, exact=True)
@@ -180,6 +189,64 @@ def test_a_webp_in_every_way_of_drawing(tmp_path):
     assert (info.codec, info.num_frames) == ("webp", len(parts))
     # The library keeps colours of 8 bits beside their alpha, and divides by it each time.
     assert_shows(shown, drawn(parts), 4)
+
+
+def opaque_sprites() -> list[Part]:
+    """Parts without transparency that leave most of the canvas as it is."""
+    whole = np.full((8, 10, 4), 255, np.uint8)
+    ways = [(CLEAR, OVER), (NONE, SOURCE), (NONE, OVER), (CLEAR, SOURCE), (NONE, OVER)]
+    return [
+        Part(
+            (whole * (*RANDOM.random(3), 1)).astype(np.uint8),
+            2 + 4 * n,
+            2 * n,
+            dispose=dispose,
+            blend=blend,
+        )
+        for n, (dispose, blend) in enumerate(ways)
+    ]
+
+
+def frames_of(parts: Sequence[Part]) -> np.ndarray:
+    """Each part alone on a canvas of no colour, `[N, h, w, 4]` uint8."""
+    frames = np.zeros((len(parts), *SIZE, 4), np.uint8)
+    for frame, part in zip(frames, parts, strict=True):
+        height, width = part.pixels.shape[:2]
+        frame[part.top : part.top + height, part.left : part.left + width] = part.pixels
+    return frames
+
+
+def webp_by_ffmpeg(frames: np.ndarray, path: Path) -> bytes:
+    size = f"{frames.shape[2]}x{frames.shape[1]}"
+    raw = ["-f", "rawvideo", "-s", size, "-r", "5", "-pix_fmt", "rgba", "-i", "-"]
+    run_ffmpeg(*raw, "-c:v", "libwebp_anim", "-lossless", "1", path, stdin=frames.tobytes())
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("writer", ["Pillow", pytest.param("ffmpeg", marks=needs_ffmpeg), "hand"])
+def test_a_webp_that_says_it_has_no_alpha(writer, tmp_path):
+    """It has none in its pictures; what they leave of the canvas is white nevertheless."""
+    parts = opaque_sprites()
+    frames = frames_of(parts)
+    right = np.where(frames[..., 3:] == 0, 255, frames[..., :3])
+    match writer:
+        case "Pillow":
+            data = saved_all(list(frames), "WEBP", lossless=True)
+        case "ffmpeg":
+            data = webp_by_ffmpeg(frames, tmp_path / "made.webp")
+        case _:
+            data = animated_webp(parts, [100] * len(parts), size=SIZE, alpha=False)
+            right = drawn(parts, SIZE)
+    assert not data[20] & 0x10
+    _, shown = read_moving(write(tmp_path / "sprites.webp", data))
+    assert_shows(shown, right, 0.5)
+
+
+def test_the_only_picture_of_a_larger_canvas(tmp_path):
+    [part, *_] = parts = opaque_sprites()
+    data = animated_webp(parts[:1], [100], size=SIZE, alpha=False)
+    shown = read_still(write(tmp_path / "one.webp", data))
+    assert_shows(shown, drawn([part], SIZE)[0], 0.5)
 
 
 @pytest.mark.parametrize("alpha", [False, True])
