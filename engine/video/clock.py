@@ -45,11 +45,16 @@ class Clock:
     def __init__(self, container: InputContainer, stream: VideoStream, shift: int = 0) -> None:
         self.jumped = False
         base = rational(stream.time_base)
-        self._may_jump = bool(container.format.flags & Flags.ts_discont.value) and base > 0
-        self._gap, self._back = (int(s / base) for s in (_GAP, _BACK)) if base else (0, 0)
+        may_gap = bool(container.format.flags & Flags.ts_discont.value)
+        # Forwards only where clocks are known to jump: elsewhere a gap is one.
+        self._gap = int(_GAP / base) if base and may_gap else 2**62
+        # Any packet that is decoded before the one before it. Where pictures share a time stamp,
+        # the library's guesses are not so exact.
+        self._back = int(_BACK / base) if base and container.format.name != "mpegts" else 0
         self._shift = shift
         self._last: int | None = None
-        self._span = 0
+        self._shown = -(2**62)
+        self._span = self._missing = 0  # of the last packet; packets without a time since then
 
     def follow(self, packets: Iterable["Packet[Any]"]) -> Iterator[Read]:
         """Packets in decoding order, with time stamps on a clock that goes on."""
@@ -62,7 +67,10 @@ class Clock:
                 first.pts = first.dts if first.pts is None else first.pts + self._shift - before
                 yield from held
                 held = []
-            if held or self._is_ahead(packet):
+            ahead = self._is_ahead(packet)
+            if packet.pts is not None and not ahead:
+                self._shown = max(self._shown, packet.pts)
+            if held or ahead:
                 held.append(read)
             else:
                 yield read
@@ -70,27 +78,31 @@ class Clock:
 
     def _is_ahead(self, packet: "Packet[Any]") -> bool:
         """Whether it is shown so long after it is decoded that a jump must lie between."""
-        if not self._may_jump or packet.pts is None or packet.dts is None:
+        if packet.pts is None or packet.dts is None:
             return False
         return abs(packet.pts - packet.dts) > self._gap
 
     def _correct(self, packet: "Packet[Any]") -> int:
-        if self._may_jump:
-            if packet.dts is not None:
-                self._go_on(packet.dts, packet.duration or 0)
-                packet.dts += self._shift
-            if packet.pts is not None:
-                packet.pts += self._shift
+        if packet.dts is None:
+            self._missing += 1
+        else:
+            self._go_on(packet.dts, packet.pts, packet.duration or 0)
+            packet.dts += self._shift
+        if self._shift and packet.pts is not None:
+            packet.pts += self._shift
         return self._shift
 
-    def _go_on(self, dts: int, span: int) -> None:
+    def _go_on(self, dts: int, pts: int | None, span: int) -> None:
         now = dts + self._shift
         if self._last is not None:
-            ahead = now - self._last - self._span
+            ahead = now - self._last - self._span * (1 + self._missing)
             if abs(ahead) > self._gap or now + self._back < self._last:
                 self._shift -= ahead
+                if pts is not None:  # nothing of what follows is shown before what there was
+                    self._shift += max(0, self._shown + self._span - (pts + self._shift))
                 self.jumped = True
             else:
-                span = span or now - self._last
+                span = span or (now - self._last) // (1 + self._missing)
+        self._missing = 0
         self._last = dts + self._shift
         self._span = span or self._span

@@ -1,4 +1,4 @@
-"""Key frames that nothing decoded before or after them reaches across: H.264's IDR pictures."""
+"""What a packet's first bytes say of its picture, without decoding."""
 
 from av.packet import Packet
 from av.video.codeccontext import VideoCodecContext
@@ -28,3 +28,17 @@ def is_closed(packet: "Packet[VideoStream]", context: VideoCodecContext) -> bool
         if at >= 0 and unit < len(data) and (kind := data[unit] & 31) in _FIRST_SLICES:
             return kind == _IDR_SLICE
     return False
+
+
+def is_hidden(packet: "Packet[VideoStream]", codec: str) -> bool:
+    """Whether its picture is for reference only: VP8's show_frame bit is 0 (RFC 6386, 9.1)."""
+    return codec == "vp8" and not _first_byte(packet) & 0x10
+
+
+def is_header(packet: "Packet[VideoStream]", codec: str) -> bool:
+    """Whether it is no picture: Theora's headers come again where files were put together."""
+    return codec == "theora" and bool(_first_byte(packet) & 0x80)
+
+
+def _first_byte(packet: "Packet[VideoStream]") -> int:
+    return memoryview(packet)[0]

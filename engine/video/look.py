@@ -20,7 +20,7 @@ from spava_app.engine.video.orientation import orientation, swaps_sides
 from spava_app.engine.video.picture import picture_size
 from spava_app.engine.video.picture_formats import FORMATS, MOST_PIXELS
 from spava_app.engine.video.pulse import Pulse
-from spava_app.engine.video.scan import Scan, scan_frames
+from spava_app.engine.video.scan import Packets, scan_packets
 from spava_app.engine.video.source import open_video, rational
 from spava_app.engine.video.spans import SECOND
 from spava_app.engine.video.stamp import Stamp
@@ -93,10 +93,9 @@ def _look_at_video(file: MediaFile, pulse: Pulse) -> tuple[dict[str, Any], bytes
         streams = [stream.index for stream in candidates(container, file.path)]
         cards = is_card_video(container.metadata)
         notes = _missing(file, container.format.name)
-    index, codec, scan = _scan_best(file, streams, pulse)
-    first, disordered = _first_pictures(file, index, pulse, all_ascend=scan.ascending)
-    if disordered:
-        scan = scan.as_counted()
+    index, codec, packets = _scan_best(file, streams, pulse)
+    first = _first_pictures(file, index, pulse, all_ascend=packets.ascend)
+    scan = packets.frames(first.pts, first.dts, disordered=first.disordered)
     notes += scan.notes
     if len(streams) > 1:
         size = f"{first.width}x{first.height}"
@@ -120,9 +119,9 @@ def _look_at_video(file: MediaFile, pulse: Pulse) -> tuple[dict[str, Any], bytes
     return facts, scan.pts.tobytes() + entries.tobytes()
 
 
-def _scan_best(file: MediaFile, streams: Sequence[int], pulse: Pulse) -> tuple[int, str, Scan]:
+def _scan_best(file: MediaFile, streams: Sequence[int], pulse: Pulse) -> tuple[int, str, Packets]:
     """The first of some streams that has more than one frame, else the first of all: its index, its
-    codec and what its packets say.
+    codec and its packets.
 
     Raises:
         VideoError: none has any.
@@ -132,12 +131,12 @@ def _scan_best(file: MediaFile, streams: Sequence[int], pulse: Pulse) -> tuple[i
         with open_video(file) as container:
             stream = stream_at(container, index, file.path)
             try:
-                scan = scan_frames(container, stream, file.path, pulse)
+                packets = scan_packets(container, stream, file.path, pulse)
             except VideoError as problem:
                 error = error or problem
                 continue
-            found = index, stream.codec_context.name, scan
-        if len(scan.pts) > 1:
+            found = index, stream.codec_context.name, packets
+        if packets.shown.sum() > 1:
             return found
         best = best or found
     if best is None:
@@ -168,22 +167,26 @@ def _missing(file: MediaFile, form: str) -> list[str]:
     return [f"it is cut short: {there} of {whole} MiB are there"]
 
 
-@dataclass(frozen=True)
+@dataclass
 class _First:
-    """Of the first picture: its size as stored, how wide its pixels are (of a height of 1), and how
-    it is turned.
+    """What the first pictures tell: their size as stored, how wide a pixel is (of a height of 1),
+    how they are turned, when the first one is shown, the decoding time of the packet with which it
+    came out, and whether they come in another order than their packets say.
     """
 
     width: int
     height: int
     aspect: Fraction
     orientation: int
+    pts: int | None
+    dts: int | None
+    disordered: bool = False
 
 
 def _first_pictures(
     file: MediaFile, stream_index: int, pulse: Pulse, *, all_ascend: bool
-) -> tuple[_First, bool]:
-    """The first picture, and whether pictures come in another order than their packets say.
+) -> _First:
+    """Decode the first picture, and some more where those tell their order.
 
     Args:
         all_ascend: whether packets come in the order of their time stamps. Where the decoder
@@ -201,18 +204,21 @@ def _first_pictures(
             for number, picture in enumerate(container.decode(stream)):
                 pulse.beat()
                 if first is None:
-                    aspect = rational(stream.sample_aspect_ratio)
-                    first = _First(picture.width, picture.height, aspect, orientation(picture))
+                    aspect, way = rational(stream.sample_aspect_ratio), orientation(picture)
+                    whole = None if picture.is_corrupt else picture.pts
+                    size = picture.width, picture.height
+                    first = _First(*size, aspect, way, whole, picture.dts)
                 elif picture.pts is not None and picture.pts < last:
-                    return first, True
+                    first.disordered = True
+                    break
                 last = picture.pts or last
                 if not (all_ascend and context.has_b_frames) or number >= _PICTURES_COMPARED:
-                    return first, False
+                    break
         except FFmpegError:
             pass
     if first is None:
         fail(path, "its first frame cannot be decoded; copy or convert the file again")
-    return first, False
+    return first
 
 
 def _shape(path: str, first: _First) -> tuple[int, int]:

@@ -38,6 +38,7 @@ def preload(decoder: str) -> None:
     for module in walk_packages(av.__path__, "av."):
         if module.name not in _NOT_OF_AV:
             import_module(module.name)
+    import_module("numpy.ma")  # by the median
     Image.preinit()
     for name in _PLUGINS:
         import_module(f"PIL.{name}ImagePlugin")

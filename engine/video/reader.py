@@ -15,6 +15,7 @@ from av.video.stream import VideoStream
 
 from spava_app.engine.video.clock import Clock
 from spava_app.engine.video.frame_source import FrameSource, Seek
+from spava_app.engine.video.key_frames import is_header
 from spava_app.engine.video.media_file import MediaFile, fail
 from spava_app.engine.video.orientation import swaps_sides, upright
 from spava_app.engine.video.pulse import Pulse
@@ -215,5 +216,7 @@ class VideoReader:
             if packet.is_keyframe and packet.pos == landing:
                 landing = None
             # An AVI's dropped frame is empty; to the decoder that would mean the end.
-            if landing is None and (packet.size or packet.dts is None):
+            if landing is not None or not (packet.size or packet.dts is None):
+                continue
+            if not (packet.size and is_header(packet, self._stream.codec_context.name)):
                 yield packet

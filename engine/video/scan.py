@@ -1,13 +1,18 @@
 """When each frame of a video is shown, learned from one pass over its packets, without decoding.
 
+Packets come in decoding order, so with B-frames their times jump back and forth; they are sorted
+here. Left out are packets that never become a picture: those an edit list cuts away and, when a
+recording starts in the middle of a group, those that need what came before it.
+
 N = frames, P = packets. Only the decoder process runs this.
 """
 
 from array import array
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +23,7 @@ from av.packet import Packet
 from av.video.stream import VideoStream
 
 from spava_app.engine.video.clock import Clock
-from spava_app.engine.video.key_frames import is_closed
+from spava_app.engine.video.key_frames import is_closed, is_header, is_hidden
 from spava_app.engine.video.media_file import fail
 from spava_app.engine.video.pulse import Pulse
 from spava_app.engine.video.source import demux, rational
@@ -27,7 +32,11 @@ from spava_app.engine.video.source import demux, rational
 _MOST_PACKETS = 2**23
 # So many frames may be left out without a word.
 _HANDFUL = 5
-_NO_TIME = -(2**63)
+NO_TIME = -(2**63)
+# Frames per second where nothing is known, as in ffmpeg.
+_RATE = Fraction(25)
+# Containers whose every byte is a place to start.
+_SOUGHT = {"mpegts", "mpeg"}
 
 
 class Key(NamedTuple):
@@ -50,7 +59,7 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True)
 class Scan:
-    """What the packets of a stream say.
+    """What the packets of a stream say of its frames.
 
     Attributes:
         pts: [N] int64, time stamps, strictly ascending.
@@ -59,6 +68,7 @@ class Scan:
         time_base: seconds per unit of `pts`.
         last_span: seconds that the last frame stays.
         jumped: the container's clock jumps, so that its times name no place in the file.
+        sought: whether any place in it can be sought then.
         counted: packets' time stamps are not those of their pictures: the k-th picture that is
             decoded is the k-th that is shown.
         notes: what was left out, as sentences.
@@ -66,26 +76,19 @@ class Scan:
 
     pts: np.ndarray
     packets: np.ndarray
-    keys: tuple[Key, ...]
+    keys: Sequence[Key]
     time_base: Fraction
     last_span: Fraction
     jumped: bool
+    sought: bool
     counted: bool
     notes: tuple[str, ...]
-
-    @property
-    def ascending(self) -> bool:
-        """Whether packets come in the order in which they say that their pictures are shown."""
-        return bool((np.diff(self.packets) > 0).all())
-
-    def as_counted(self) -> "Scan":
-        """The same where decoding has shown that time stamps stay in decoding order."""
-        return replace(self, counted=True)
 
     def entries(self) -> np.ndarray:
         """Frames from which decoding may start: [K, 4] int64, as in a `FrameIndex`."""
         frames = np.full(int(self.packets.max()) + 1, -1)
         frames[self.packets] = np.arange(len(self.packets))
+        in_order = bool((np.diff(self.packets) > 0).all())
         places = Counter(key.place for key in self.keys)
         found = []
         for key in self.keys:
@@ -93,7 +96,9 @@ class Scan:
             usable = key.time is not None
             if self.counted:
                 # From an open one on, nobody knows which pictures are decoded.
-                usable = usable and key.closed and self.ascending and not self.jumped
+                usable = usable and key.closed and in_order and not self.jumped
+            if self.jumped:
+                usable = usable and self.sought
             if self.counted or self.jumped:
                 usable = usable and key.place >= 0 and places[key.place] == 1
             if frame >= 0 and usable:
@@ -101,12 +106,117 @@ class Scan:
         return np.array(sorted(found), np.int64).reshape(-1, 4)
 
 
-def scan_frames(container: InputContainer, stream: VideoStream, path: str, pulse: Pulse) -> Scan:
-    """Read the packets of `stream` once, from where the container stands to its end.
+@dataclass(frozen=True)
+class Packets:
+    """What was read of each packet, in decoding order, and of the stream they are of.
 
-    Packets come in decoding order, so with B-frames their times jump back and forth; they are
-    sorted here. Left out are packets that never become a picture: those an edit list cuts away
-    and, when a recording starts in the middle of a group, those that need what came before it.
+    Attributes:
+        pts, dts: [P] int64, when it is shown and decoded; `NO_TIME` where nothing says so.
+        spans: [P] int64, how long it is shown, 0 where nothing says so.
+        discarded: [P] bool, whether an edit list cuts it away.
+        ticks: seconds per unit of all of them.
+        rate: frames per second, as far as the container knows.
+    """
+
+    pts: np.ndarray
+    dts: np.ndarray
+    spans: np.ndarray
+    discarded: np.ndarray
+    keys: Sequence[Key]
+    ticks: Fraction
+    rate: Fraction
+    jumped: bool
+    sought: bool
+
+    @cached_property
+    def shown(self) -> np.ndarray:
+        """Which become pictures, as far as that is known without decoding."""
+        first = self.keys[0].packet if self.keys else 0
+        return ~self.discarded & (np.arange(len(self.pts)) >= first)
+
+    @property
+    def ascend(self) -> bool:
+        """Whether they come in the order in which they say that their pictures are shown."""
+        return bool((np.diff(self.pts[self.shown]) >= 0).all())
+
+    def frames(self, first: int | None, given_at: int | None, *, disordered: bool) -> Scan:
+        """The frames they make.
+
+        Args:
+            first: the time stamp of the first picture that decoding gives, None if it has none.
+            given_at: when the packet is decoded with which the decoder gives it.
+            disordered: pictures come in another order than packets say, so that those know when
+                they are decoded and not when they are shown.
+        """
+        notes = []
+        counted = disordered or bool((self.pts[self.shown] == NO_TIME).any())
+        pts, base, shown = self.pts, self.ticks, self.shown
+        if counted:
+            # As evenly as they are decoded pictures are shown, and in the end each has its turn.
+            pts, base = self._by_decoding(self.dts)
+            if given_at is not None and (delay := int(np.searchsorted(pts, given_at))) < len(pts):
+                # When it comes out of the decoder is when a picture is shown.
+                rest = pts[-1] + np.arange(1, delay + 1) * max(1, int(np.median(np.diff(pts))))
+                pts = np.concatenate([pts[delay:], rest]) if delay else pts
+        elif self.keys:
+            # Those before the first key frame in time mostly need others that are not there.
+            start = int(pts[self.keys[0].packet])
+            shown = shown & (pts >= (start if first is None else min(start, first)))
+        if (lost := int((~shown & ~self.discarded).sum())) > _HANDFUL:
+            notes.append(f"{lost} frames at its start need others that are not in it: left out")
+        packets = np.flatnonzero(shown)
+        packets = packets[np.argsort(pts[packets], kind="stable")]
+        pts, span = pts[packets], int(self.spans[packets[-1]]) * self.ticks
+        again = np.diff(pts, prepend=pts[0] - 1) <= 0
+        repeated = int(again.sum())
+        if 10 * repeated > 9 * len(pts):  # a clock that stands still
+            counted = True
+            pts, base = self._by_decoding(np.full(len(pts), NO_TIME))
+            notes.append("its time stamps repeat: frames are taken to be evenly spaced")
+        elif repeated and (counted or repeated > _HANDFUL):
+            counted = True
+            pts, base = _apart(pts, again, base)
+        elif repeated:
+            pts, packets = pts[~again], packets[~again]
+        return Scan(
+            pts=pts,
+            packets=packets,
+            keys=self.keys,
+            time_base=base,
+            last_span=span or self._typical_span(pts, base),
+            jumped=self.jumped,
+            sought=self.sought,
+            counted=counted,
+            notes=tuple(notes),
+        )
+
+    def _by_decoding(self, dts: np.ndarray) -> tuple[np.ndarray, Fraction]:
+        """Time stamps from decoding times of which not all are known, and their unit: evenly
+        between those that are, and as far from each other before and behind; at the stream's own
+        rate where, as in raw streams, there are none.
+        """
+        places, known = np.arange(len(dts)), np.flatnonzero(dts != NO_TIME)
+        if not len(known):
+            return places, 1 / self.rate
+        spans = np.array([float(1 / self.rate / self.ticks)])
+        if len(known) > 1:
+            spans = np.diff(dts[known]) / np.diff(known)
+        usual = np.median(spans)
+        # Where it takes much longer there is a gap, after the last packet without a time.
+        spans = np.append(np.where(spans > 2 * usual, usual, spans), usual)[: len(known)]
+        before = np.maximum(np.searchsorted(known, places, side="right") - 1, 0)
+        times = dts[known][before] + (places - known[before]) * spans[before]
+        return np.rint(times).astype(np.int64), self.ticks
+
+    def _typical_span(self, pts: np.ndarray, base: Fraction) -> Fraction:
+        # Matroska need not say how long the last frame stays: as long as the others do.
+        return int(np.median(np.diff(pts))) * base if len(pts) > 1 else 1 / self.rate
+
+
+def scan_packets(
+    container: InputContainer, stream: VideoStream, path: str, pulse: Pulse
+) -> Packets:
+    """Read the packets of `stream` once, from where the container stands to its end.
 
     Raises:
         VideoError: no frames, too many, or a file that cannot be read to its end.
@@ -114,113 +224,47 @@ def scan_frames(container: InputContainer, stream: VideoStream, path: str, pulse
     stamps, decoded, spans, discarded = array("q"), array("q"), array("q"), bytearray()
     keys: list[Key] = []
     clock, context = Clock(container, stream), stream.codec_context
+    form = container.format.name
+    guesses = bool(container.format.flags & Flags.no_timestamps.value)
     try:
         for packet, time, shift in clock.follow(_pictures(container, stream)):
             pulse.beat()
             if len(stamps) >= _MOST_PACKETS:
                 fail(path, f"it has more than {_MOST_PACKETS} frames; cut it into parts")
+            place = -1 if packet.pos is None else packet.pos
             if packet.is_keyframe:
-                closed = is_closed(packet, context)
-                place = -1 if packet.pos is None else packet.pos
-                keys.append(Key(len(stamps), time, place, shift, closed))
-            stamps.append(_NO_TIME if packet.pts is None else packet.pts)
-            decoded.append(_NO_TIME if packet.dts is None else packet.dts)
+                keys.append(Key(len(stamps), time, place, shift, is_closed(packet, context)))
+            # In program streams pictures share a time stamp; what the library makes of that
+            # depends on where it began to read.
+            guessed = guesses or (form == "mpeg" and place < 0)
+            stamps.append(NO_TIME if guessed or packet.pts is None else packet.pts)
+            decoded.append(NO_TIME if guessed or packet.dts is None else packet.dts)
             spans.append(packet.duration or 0)
             discarded.append(packet.is_discard)
     except FFmpegError:
         fail(path, "the file is damaged and cannot be read to its end; copy or convert it again")
-    if container.format.flags & Flags.no_timestamps.value:
-        stamps = decoded = array("q", [_NO_TIME]) * len(stamps)  # the library guessed
-    return _frames(
-        np.array(stamps, np.int64),
-        np.array(decoded, np.int64),
-        np.array(spans, np.int64),
-        np.array(discarded, bool),
-        keys,
-        stream,
-        path,
+    packets = Packets(
+        pts=np.array(stamps, np.int64),
+        dts=np.array(decoded, np.int64),
+        spans=np.array(spans, np.int64),
+        discarded=np.array(discarded, bool),
+        keys=keys,
+        ticks=rational(stream.time_base) or Fraction(1),
+        rate=rational(stream.guessed_rate) or rational(stream.average_rate) or _RATE,
         jumped=clock.jumped,
+        sought=form in _SOUGHT,
     )
-
-
-def _frames(
-    pts: np.ndarray,
-    dts: np.ndarray,
-    spans: np.ndarray,
-    discarded: np.ndarray,
-    keys: list[Key],
-    stream: VideoStream,
-    path: str,
-    *,
-    jumped: bool,
-) -> Scan:
-    """From what was read of each packet, [P] each, to frames."""
-    ticks, notes = rational(stream.time_base) or Fraction(1), []
-    time_base, counted = ticks, bool((pts == _NO_TIME).any())
-    if counted:
-        # Pictures are decoded as evenly as they are shown, and in the end each has its turn.
-        pts, time_base = _timed_by_rate(dts, ticks, stream)
-    shows = ~discarded
-    if keys:
-        shows &= np.arange(len(pts)) >= keys[0].packet
-        if not counted:
-            shows &= pts >= pts[keys[0].packet]
-    if (lost := int((~shows & ~discarded).sum())) > _HANDFUL:
-        notes.append(f"{lost} frames at its start need others that are not in the file: left out")
-    packets = np.flatnonzero(shows)
-    if not len(packets):
+    if not packets.shown.any():
         fail(path, "the video stream holds no frames; copy or convert the file again")
-    packets = packets[np.argsort(pts[packets], kind="stable")]
-    pts, last_span = pts[packets], int(spans[packets[-1]]) * ticks
-    again = np.diff(pts, prepend=pts[0] - 1) == 0
-    if (repeated := int(again.sum())) > _HANDFUL:
-        counted = True
-        if 10 * repeated > 9 * len(pts):  # a clock that stands still
-            pts, time_base = _timed_by_rate(np.full(len(pts), _NO_TIME), ticks, stream)
-            notes.append("its time stamps repeat: frames are taken to be evenly spaced")
-        else:
-            pts, time_base = _apart(pts, again, time_base)
-    else:
-        pts, packets = pts[~again], packets[~again]
-    return Scan(
-        pts=pts,
-        packets=packets,
-        keys=tuple(keys),
-        time_base=time_base,
-        last_span=last_span or _typical_span(pts, time_base, stream),
-        jumped=jumped,
-        counted=counted,
-        notes=tuple(notes),
-    )
+    return packets
 
 
 def _pictures(container: InputContainer, stream: VideoStream) -> Iterator["Packet[VideoStream]"]:
-    vp8 = stream.codec_context.name == "vp8"
+    codec = stream.codec_context.name
     for packet in demux(container, stream):
-        # Empty packets flush the decoder or repeat the picture before. A VP8 frame may be hidden,
-        # for reference only: its show_frame bit is then 0 (RFC 6386, 9.1).
-        if packet.size and not (vp8 and not bytes(packet)[0] & 0x10):
+        # Empty packets flush the decoder or repeat the picture before.
+        if packet.size and not is_hidden(packet, codec) and not is_header(packet, codec):
             yield packet
-
-
-def _timed_by_rate(
-    dts: np.ndarray, ticks: Fraction, stream: VideoStream
-) -> tuple[np.ndarray, Fraction]:
-    """Time stamps for packets of which not all carry one, and their unit: evenly between those that
-    do, and as far from each other before and behind; at the stream's own rate where, as in raw
-    streams, there are none.
-    """
-    places = np.arange(len(dts))
-    rate = rational(stream.guessed_rate) or rational(stream.average_rate) or Fraction(25)
-    known = np.flatnonzero(dts != _NO_TIME)
-    if not len(known):
-        return places, 1 / rate
-    first, last, span = known[0], known[-1], float(1 / rate / ticks)
-    if last > first:
-        span = (dts[last] - dts[first]) / (last - first)
-    times = np.interp(places, known, dts[known])
-    times += np.minimum(places - first, 0) * span + np.maximum(places - last, 0) * span
-    return np.rint(times).astype(np.int64), ticks
 
 
 def _apart(pts: np.ndarray, again: np.ndarray, time_base: Fraction) -> tuple[np.ndarray, Fraction]:
@@ -231,11 +275,3 @@ def _apart(pts: np.ndarray, again: np.ndarray, time_base: Fraction) -> tuple[np.
     since = places - np.maximum.accumulate(np.where(again, 0, places))
     parts = int(since.max()) + 1
     return pts * parts + since, time_base / parts
-
-
-def _typical_span(pts: np.ndarray, time_base: Fraction, stream: VideoStream) -> Fraction:
-    # Matroska need not say how long the last frame stays: as long as the others do.
-    if len(pts) > 1:
-        return int(np.median(np.diff(pts))) * time_base
-    rate = rational(stream.average_rate)
-    return 1 / rate if rate else time_base

@@ -48,7 +48,7 @@ def serve(wire: Wire) -> None:
         except InvalidInput as error:
             answer, payload = encode_error(error), b""
         except MemoryError:
-            fix = "decoding it takes too much memory; scale or convert it: ffmpeg -i video out.mp4"
+            fix = f"decoding it takes too much memory; scale it down, or {CONVERT}"
             answer, payload = encode_error(VideoError("video", "this file", fix)), b""
         except FFmpegError as error:  # of data that nothing above was made for
             fix = f"the decoder failed on this file ({error.strerror}); {CONVERT}"

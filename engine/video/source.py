@@ -24,7 +24,10 @@ _CONTAINERS = (
     "mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,gif,mxf,ivf,rm,nut,wtv,h264,hevc"
 )
 _OPTIONS = {"format_whitelist": _CONTAINERS, "protocol_whitelist": "fd"}
-_NO_VIDEO = "this is not a video file, or it is cut short; give an mp4, mkv, webm or avi"
+_NO_VIDEO = (
+    "this is not a video file, nor a picture of a kind that is read, or it is cut short; give an "
+    "mp4, mkv, webm or avi, a PNG or JPEG"
+)
 # What PyAV takes in some versions only, so that all of 16 to 19 do the same.
 # Tags that are not UTF-8 are errors before 19 unless asked otherwise; 19 keeps their bytes.
 _TAGS: dict[str, Any] = {}

@@ -10,8 +10,9 @@ from collections import deque
 from typing import Any
 
 Message = dict[str, Any]
-# What helps where a file is too much for the decoder, as the end of a sentence.
-CONVERT = "convert the file: ffmpeg -i video out.mp4"
+# What helps where a file is too much for the decoder, as the end of a sentence. In a codec that
+# every ffmpeg writes, and in any size: by itself it takes one that wants even numbers.
+CONVERT = "convert the file: ffmpeg -i video -c:v mpeg4 -q:v 2 out.mp4"
 
 # Beyond these an answer is not from the decoder process as it was written.
 _LONGEST_LINE, _LONGEST_PAYLOAD = 2**26, 2**29

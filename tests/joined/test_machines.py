@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from scripts import ROOT, Started, started, torchrun
+from stage_lines import without_stages
 
 from spava_app.engine.video.cards import CardScene
 
@@ -137,5 +138,6 @@ def test_the_launcher_on_two_machines(
 
 
 def said(machine: Started) -> list[str]:
-    """All lines but those of torch, which misses the names of the machines."""
-    return [line for line in machine.text().splitlines() if "[c10d]" not in line]
+    """All lines but those of stages and of torch, which misses the names of the machines."""
+    lines = without_stages(machine.text()).splitlines()
+    return [line for line in lines if "[c10d]" not in line]

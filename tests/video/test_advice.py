@@ -28,7 +28,7 @@ def test_all_commands_that_errors_name() -> None:
     for folder in ("", "engine", "kernels", "ui", "eval"):
         for path in (Path(spava_app.__file__).parent / folder).rglob("*.py"):
             named |= set(commands(path.read_text()))
-    assert named == {"ffmpeg -i video out.mp4"}
+    assert named == {"ffmpeg -i video -c:v mpeg4 -q:v 2 out.mp4"}
 
 
 @needs_ffmpeg

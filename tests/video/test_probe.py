@@ -194,7 +194,7 @@ def wrong(tmp_path: Path, videos) -> dict[str, Path]:
         ("empty", "empty"),
         ("text", "not a video"),
         ("playlist", "not a video"),
-        ("cut", "not a video file, or it is cut short"),
+        ("cut", "not a video file, nor a picture"),
         ("sound", "no video stream"),
         ("picture", "a picture, not a video"),
     ],
