@@ -24,6 +24,7 @@ from spava_app.engine.timing import StageTimer
 from spava_app.engine.video.damage import warnings_noted
 from spava_app.engine.weights import load_model, read_config
 from spava_app.errors import SpavaError
+from spava_app.kernels import windows
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +66,7 @@ def _start(settings: WorkerSettings, device: torch.device) -> Runner:
     )
     front_end = None
     if model.vision is not None and processor is not None:
+        windows.prepare(device)
         cache = EmbeddingCache()
         if settings.cache:
             weight = next(model.vision.parameters())

@@ -3,8 +3,10 @@
 N = rows, H = heads, D = head dim. All units have the same windows, so N = units x rows of a unit.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +37,13 @@ class Windows:
         return cls(units, tuple(classes), F.pad(ends, (1, 0)))
 
 
+def prepare(device: torch.device) -> None:
+    """Load what windows on a device need, so that the first question does not wait for it."""
+    if device.type == "cuda":
+        with suppress(ImportError):
+            _varlen_attn()
+
+
 def window_attention(q: Tensor, k: Tensor, v: Tensor, windows: Windows) -> Tensor:
     """Attend inside each window; q, k, v `[N, H, D]` to `[N, H, D]`.
 
@@ -43,12 +52,9 @@ def window_attention(q: Tensor, k: Tensor, v: Tensor, windows: Windows) -> Tenso
     """
     several = windows.classes != ((1, len(q) // windows.units),)
     if several and _takes_many_lengths(q):
-        # Not above: it brings torch's compiler, over a second for each process that starts.
-        from torch.nn.attention.varlen import varlen_attn
-
         longest = max(size for _, size in windows.classes)
         bounds = windows.bounds
-        attended = varlen_attn(q, k, v, bounds, bounds, longest, longest)
+        attended = _varlen_attn()(q, k, v, bounds, bounds, longest, longest)
         assert isinstance(attended, Tensor)  # with its lse on request alone
         return attended
     q, k, v = (part.unflatten(0, (windows.units, -1)) for part in (q, k, v))
@@ -69,3 +75,11 @@ def _takes_many_lengths(q: Tensor) -> bool:
     if q.device.type != "cuda" or (q.requires_grad and torch.is_grad_enabled()):
         return False
     return backend_sdpa.BACKEND.unsupported(q) is None
+
+
+@cache
+def _varlen_attn() -> Callable[..., object]:
+    # Not above: it brings torch's compiler, over a second for each process that starts.
+    from torch.nn.attention.varlen import varlen_attn
+
+    return varlen_attn
