@@ -101,7 +101,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
         for key_every in options.key_every:
-            path = video(options, options.folder or Path(scratch), key_every)
+            folder = options.folder or Path(scratch)
+            folder.mkdir(parents=True, exist_ok=True)
+            path = video(options, folder, key_every)
             rows += measure_video(path, key_every, options)
     return {
         "versions": versions(),
