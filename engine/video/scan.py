@@ -154,10 +154,7 @@ class Packets:
         if counted:
             # As evenly as they are decoded pictures are shown, and in the end each has its turn.
             pts, base = self._by_decoding(self.dts)
-            if given_at is not None and (delay := int(np.searchsorted(pts, given_at))) < len(pts):
-                # When it comes out of the decoder is when a picture is shown.
-                rest = pts[-1] + np.arange(1, delay + 1) * max(1, int(np.median(np.diff(pts))))
-                pts = np.concatenate([pts[delay:], rest]) if delay else pts
+            pts = pts if given_at is None else _delayed(pts, given_at)
         elif self.keys:
             # Those before the first key frame in time mostly need others that are not there.
             start = int(pts[self.keys[0].packet])
@@ -265,6 +262,17 @@ def _pictures(container: InputContainer, stream: VideoStream) -> Iterator["Packe
         # Empty packets flush the decoder or repeat the picture before.
         if packet.size and not is_hidden(packet, codec) and not is_header(packet, codec):
             yield packet
+
+
+def _delayed(dts: np.ndarray, given_at: int) -> np.ndarray:
+    """When pictures come out of the decoder, which is when they are shown: the first of them with
+    the packet that is decoded at `given_at`, those at the end as far apart as the others.
+    """
+    delay = int(np.searchsorted(dts, given_at))
+    if not 0 < delay < len(dts):
+        return dts
+    span = max(1, int(np.median(np.diff(dts))))
+    return np.concatenate([dts[delay:], dts[-1] + np.arange(1, delay + 1) * span])
 
 
 def _apart(pts: np.ndarray, again: np.ndarray, time_base: Fraction) -> tuple[np.ndarray, Fraction]:

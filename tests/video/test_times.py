@@ -263,3 +263,15 @@ def test_many_small_frames(tmp_path: Path) -> None:
     assert number(next(groups).pictures[0]) == 0
     sleep(1)
     assert [number(group.pictures[0]) for group in groups] == list(range(1, 1500))
+
+
+@pytest.mark.parametrize("ending", ["avi", "asf", "mpg", "h264", "ts", "mkv", "mp4", "flv", "m2v"])
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_few_frames(ending: str, count: int, tmp_path: Path) -> None:
+    old = ending in {"mpg", "m2v"}
+    codec, options = ("mpeg2video", {"bf": "2"}) if old else ("libx264", B_FRAMES)
+    path = write(tmp_path / f"few.{ending}", count, codec, options=options, fps=25)
+    if ending == "ts" and count < 3:  # too short for the library to know its size
+        return
+    info = probe(path)
+    assert numbers(info, range(info.num_frames)) == list(range(count))
