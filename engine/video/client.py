@@ -74,6 +74,7 @@ class DecoderProcess:
         self._wire = Wire(ours)
         self._paths: Sequence[str] = ("",)
         self._stamps: Sequence[Stamp | None] = ()
+        self._unopened = set[int]()
         self._left, self._oom_kills = 0.0, 0
         self._ready = self.busy = False
 
@@ -94,6 +95,7 @@ class DecoderProcess:
             stamps: what the files were when they were looked at before.
         """
         self._paths, self._stamps = paths, stamps or [None] * len(paths)
+        self._unopened = set(range(len(paths)))
         self._left, self._oom_kills = seconds, oom_kills()
         self.busy = True
         self._send(request, file)
@@ -167,19 +169,22 @@ class DecoderProcess:
                 self._fail_ended()
             except ValueError:
                 self._fail_wrong()
-            self._left -= time.monotonic() - began
-            if "ready" in message:
+            if "ready" in message and not self._ready:
+                with self.checked():
+                    self.sandbox = [(name, holds, why) for name, holds, why in message["ready"]]
                 self._ready = True
-                self.sandbox = [(name, holds, why) for name, holds, why in message["ready"]]
             elif "open" in message:
                 self._open(message["open"])
             elif "alive" not in message:
+                self._left -= time.monotonic() - began
                 return message, payload
+            self._left -= time.monotonic() - began
 
     def _open(self, number: object) -> None:
         """Give it the file it asks for, or the error."""
-        if type(number) is not int or not 0 <= number < len(self._paths):
+        if type(number) is not int or number not in self._unopened:  # each once
             self._fail_wrong()
+        self._unopened.remove(number)
         try:
             file = open_media(self._paths[number], self._stamps[number])
         except VideoError as error:

@@ -77,15 +77,33 @@ def _decode(
         with decoder_process(decoder) as process:
             seconds = _AT_LEAST + _PER_FRAME * len(source)
             process.ask(source.paths, request, seconds=seconds, file=file, stamps=source.stamps)
-            while "done" not in (message := process.answer(last=False)[0]):
+            for first in range(0, len(source), group):
+                due = range(len(source))[first : first + group]
+                message, _ = process.answer(last=False)
                 with process.checked():
-                    slot, places = int(message["slot"]), range(len(source))
-                    pictures = ring[slot, : int(message["count"])]
-                    damaged = tuple(places[int(place)] for place in message["damaged"])
-                yield Group(pictures, damaged)
+                    slot, damaged = _checked(message, due, slots)
+                yield Group(ring[slot, : len(due)], damaged)
                 process.tell({"free": slot})
+            message, _ = process.answer(last=False)
+            with process.checked():
+                if "done" not in message:
+                    raise ValueError("more than was asked for")
     finally:
         os.close(file)
+
+
+def _checked(message: Message, due: range, slots: int) -> tuple[int, tuple[int, ...]]:
+    """The slot of the group that is due, and which of its frames are damaged.
+
+    Raises:
+        ValueError, TypeError, KeyError: a message that says something else.
+    """
+    slot, damaged = int(message["slot"]), tuple(map(int, message["damaged"]))
+    if not 0 <= slot < slots or int(message["count"]) != len(due):
+        raise ValueError("not the group that is due")
+    if not set(damaged) <= set(due) or len(set(damaged)) < len(damaged):
+        raise ValueError("not frames of the group")
+    return slot, damaged
 
 
 def _array(source: FrameSource, group: int) -> Generator[Group, None, None]:

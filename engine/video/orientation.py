@@ -11,14 +11,21 @@ from av.sidedata.sidedata import Type
 from av.video.frame import VideoFrame
 
 _TRANSPOSED, _ROWS, _COLUMNS = 1, 2, 4
+# Turned counter-clockwise so many times.
+_BY_QUARTERS = (0, _TRANSPOSED | _ROWS, _ROWS | _COLUMNS, _TRANSPOSED | _COLUMNS)
 
 
 def orientation(picture: VideoFrame) -> int:
     """As the display matrix of a decoded picture says (ISO/IEC 14496-12, 6.2.2): the pixel at
     (x, y) is shown at (a x + c y, b x + d y). Angles between are taken for the nearest right one.
     """
-    sides: Any = picture.side_data  # the library's annotations say that its keys are strings
-    data = sides.get(Type.DISPLAYMATRIX)
+    try:
+        sides: Any = picture.side_data  # the library's annotations say that its keys are strings
+        data = sides.get(Type.DISPLAYMATRIX)
+    except (
+        ValueError
+    ):  # PyAV knows not all kinds of its own FFmpeg, such as Exif: the angle is left
+        return _BY_QUARTERS[round(picture.rotation / 90) % 4]
     if data is None:
         return 0
     a, b, _, c, d, *_ = np.frombuffer(memoryview(data), np.int32).tolist()

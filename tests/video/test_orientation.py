@@ -2,6 +2,7 @@
 
 import struct
 from fractions import Fraction
+from io import BytesIO
 from itertools import product
 from pathlib import Path
 
@@ -10,9 +11,11 @@ import numpy as np
 import pytest
 from clips import write_video
 from ffmpeg import needs_ffmpeg, run_ffmpeg
-from moving_bar import number, write
+from moving_bar import number, picture, write
+from PIL import Image
 
 from spava_app.engine.video.decode import decode_frames
+from spava_app.engine.video.orientation import _BY_QUARTERS, upright
 from spava_app.engine.video.probe import VideoInfo, probe
 
 SIZE = (96, 64)  # width, height
@@ -101,9 +104,9 @@ def test_pixels_that_are_not_square(
     write(path, 6, "mpeg4", size=size, sample_aspect=aspect)
     info = probe(path)
     assert (info.width, info.height) == displayed
-    picture = first_picture(info)
-    assert picture.shape == (displayed[1], displayed[0], 3)
-    assert number(picture) == 0
+    seen = first_picture(info)
+    assert seen.shape == (displayed[1], displayed[0], 3)
+    assert number(seen) == 0
 
 
 def test_wide_pixels_that_are_turned(tmp_path: Path) -> None:
@@ -114,3 +117,30 @@ def test_wide_pixels_that_are_turned(tmp_path: Path) -> None:
     info = probe(path)
     assert (info.width, info.height) == (224, 336)
     assert number(np.rot90(first_picture(info), 1)) == 0
+
+
+def test_quarter_turns_are_those_of_numpy() -> None:
+    pixels = np.arange(24).reshape(2, 4, 3)
+    for quarters, way in enumerate(_BY_QUARTERS):
+        np.testing.assert_array_equal(upright(pixels, way), np.rot90(pixels, quarters))
+
+
+@pytest.mark.parametrize("ending", ["avi", "mov", "mkv"])
+def test_frames_that_carry_exif(ending: str, tmp_path: Path) -> None:
+    """As cameras write motion JPEG; the library has no name for that beside a picture."""
+    exif = Image.Exif()
+    exif[0x010F] = "a camera"
+    with av.open(str(tmp_path / f"clip.{ending}"), "w") as container:
+        stream = container.add_stream("mjpeg", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 128, 96, "yuvj420p"
+        for place in range(5):
+            jpeg = BytesIO()
+            Image.fromarray(picture(place)).save(jpeg, "JPEG", exif=exif, quality=90)
+            packet = av.Packet(jpeg.getvalue())
+            packet.stream, packet.is_keyframe = stream, True
+            packet.pts = packet.dts = place
+            packet.time_base = Fraction(1, 25)
+            container.mux(packet)
+    info = probe(tmp_path / f"clip.{ending}")
+    shown = [number(group.pictures[0]) for group in decode_frames(info.source(range(5)))]
+    assert shown == list(range(5))
