@@ -61,7 +61,7 @@ def test_facts_that_make_no_sense(
     "line",
     [
         *("[]", '{"bytes": -1}', "[" * 100_000, '{"open": -1}'),
-        *('{"open": 1}', '{"open": "/etc/passwd"}', '{"open": true}'),
+        *('{"open": 1}', '{"open": "/etc/passwd"}', '{"open": true}', '{"open": 0}'),
     ],
 )
 def test_lines_that_make_no_sense(line: str, taken_over: Callable[[str], None], videos) -> None:
@@ -83,6 +83,13 @@ def test_lines_that_make_no_sense(line: str, taken_over: Callable[[str], None], 
         {"slot": 0, "count": [], "damaged": []},
         {"slot": 0, "count": 1, "damaged": [10**6]},
         {"slot": 0, "count": 1, "damaged": 3},
+        {"slot": -1, "count": 1, "damaged": []},
+        {"slot": 0, "count": 0, "damaged": []},
+        {"slot": 0, "count": -1, "damaged": []},
+        {"slot": 0, "count": 1, "damaged": [-1]},
+        {"slot": 0, "count": 1, "damaged": [1]},
+        {"slot": 0, "count": 1, "damaged": [0, 0]},
+        {"done": True},
         {},
     ],
 )
