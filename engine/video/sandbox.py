@@ -1,10 +1,10 @@
 """The decoder process gives up all that decoding does not need, before it sees a file.
 
-What code that a broken file makes run in it can still do: use processor time, threads and memory within its
-limits; read the files of the request it was given; write anything into the ring of frames, and so
-lie about what a video shows; send any message to who asked, who believes none of them blindly; and
-ask for the size and dates of a file whose name it knows. Where the kernel lacks a measure the
-others hold, and `spava doctor` says which do.
+What code that a broken file makes run in it can still do: use processor time, threads and memory
+within its limits; read the files of the request it was given; write anything into the ring of
+frames, and so lie about what a video shows; send any message to who asked, who believes none of
+them blindly; and ask for the size and dates of a file whose name it knows. Where the kernel lacks a
+measure the others hold, and `spava doctor` says which do.
 """
 
 import ctypes
