@@ -155,16 +155,17 @@ def _missing(file: MediaFile, form: str) -> list[str]:
         found = cut_short(stream, form)
     if found is None:
         return []
-    there = f"{found.size / 2**20:.1f}"
+    there = _amount(found.size)
     if found.missing is None:
-        return [f"it is cut short: what follows its {there} MiB is missing"]
-    whole = f"{(found.size + found.missing) / 2**20:.1f}"
+        return [f"it is cut short: what follows its {there} is missing"]
+    part = f"{there} of {_amount(found.size + found.missing)} are there"
     if (found.share or 0) > _MISSING_SHARE:
-        fail(
-            file.path,
-            f"it is cut short, {there} of {whole} MiB are there; copy or download it again",
-        )
-    return [f"it is cut short: {there} of {whole} MiB are there"]
+        fail(file.path, f"it is cut short, {part}; copy or download it again")
+    return [f"it is cut short: {part}"]
+
+
+def _amount(size: int) -> str:
+    return f"{size / 2**20:.1f} MiB" if size >= 2**20 else f"{size / 2**10:.1f} KiB"
 
 
 @dataclass
