@@ -31,6 +31,9 @@ from spava_app.errors import VideoError, raise_fault
 _ORIENTATION, _WIDTH, _LENGTH = 0x0112, 0x0100, 0x0101
 # What a page of a TIFF is (a smaller copy, a mask), and what hangs on it.
 _PAGE_KIND, _SUB_PAGES, _COPY_OR_MASK = 0x00FE, 0x014A, 1 | 4
+# Where a bitmap's header begins, and in it the mask of alpha; lengths of headers that have one.
+_BMP_HEADER, _BMP_MASK, _BMP_LAST_BYTE = 14, 52, b"\0\0\0\xff"
+_BMP_WITH_MASK = [size.to_bytes(4, "little") for size in (56, 108, 124)]
 _TURNED = range(5, 9)  # values of the orientation tag that swap the sides
 _SEQUENCE = "this is a HEIF image sequence, which is not read; convert it to an mp4 or to pictures"
 _RAW = "of this camera file only a small copy would be read; convert it to JPEG or PNG"
@@ -73,6 +76,8 @@ def open_picture(file: BinaryIO, name: str) -> Image.Image | None:
             # A file may say that it has no alpha and yet draw on a part of its canvas only. The
             # library tells what is seen through; Pillow would leave it out, and black be seen.
             image.rawmode = image._mode = "RGBA"
+        if isinstance(image, BmpImagePlugin.BmpImageFile):
+            _keep_alpha(image, file)
         if isinstance(image, TiffImagePlugin.TiffImageFile):
             image._frame_pos = _PagePlaces(image._frame_pos)
             _to_first_page(image, name)
@@ -189,6 +194,20 @@ def fail_damaged(name: str, form: str | None) -> NoReturn:
     """Raise the `VideoError` for a picture that cannot be read."""
     what = f"this {form} picture is damaged, or of a kind that is not read"
     fail(name, f"{what}; copy it again or convert it to PNG")
+
+
+def _keep_alpha(image: BmpImagePlugin.BmpImageFile, file: BinaryIO) -> None:
+    """Of a bitmap whose header has a mask for it; Pillow looks at that only where a field of the
+    header says that there are masks. Without one the fourth byte is nobody's.
+    """
+    file.seek(_BMP_HEADER)
+    header = file.read(_BMP_MASK + 4)
+    size, mask = header[:4], header[_BMP_MASK:]
+    tile = image.tile[0]
+    raw, *layout = tile.args or ("",)
+    if raw == "BGRX" and size in _BMP_WITH_MASK and mask == _BMP_LAST_BYTE:
+        image._mode = "RGBA"
+        image.tile = [tile._replace(args=("BGRA", *layout))]
 
 
 class _PagePlaces(list[int]):

@@ -85,6 +85,19 @@ def with_alpha(form: str, **how) -> bytes:
     return saved(Image.fromarray(np.dstack([COLOURS, ALPHA])), form, **how)
 
 
+def bitmap(header: int, packed: int, alpha: np.ndarray, mask: int = 0xFF << 24) -> bytes:
+    """A BMP of 32 bits whose header has so many bytes; `packed` is 3 where masks say what the bits
+    are, and `mask` the alpha's.
+    """
+    height, width = SIZE
+    fields = struct.pack("<IiiHHI20x", header, width, height, 1, 32, packed)
+    fields += struct.pack("<4I", 0xFF0000, 0xFF00, 0xFF, mask)
+    data = np.dstack([COLOURS[..., ::-1], alpha])[::-1].tobytes()
+    start = 14 + header
+    head = b"BM" + struct.pack("<IxxxxI", start + len(data), start)
+    return head + fields[:header].ljust(header, b"\0") + data
+
+
 def holed(values: np.ndarray) -> np.ndarray:
     values = values.copy()
     values[0, :4] = [np.nan, np.inf, -np.inf, np.nan]
@@ -177,6 +190,13 @@ KINDS = {
     "rgba.webp": (with_alpha("WEBP", lossless=True, exact=True), white(COLOURS, ALPHA), 0),
     "rgb.webp": (saved(Image.fromarray(COLOURS), "WEBP", lossless=True), COLOURS, 0),
     "rgb.bmp": (saved(Image.fromarray(COLOURS), "BMP"), COLOURS, 0),
+    "rgb_unused.bmp": (bitmap(40, 0, ALPHA), COLOURS, 0),
+    "rgb_no_mask.bmp": (bitmap(124, 3, ALPHA, 0), COLOURS, 0),
+    "rgba.bmp": (bitmap(56, 3, ALPHA), white(COLOURS, ALPHA), 0),
+    "rgba_4.bmp": (bitmap(108, 3, ALPHA), white(COLOURS, ALPHA), 0),
+    "rgba_5.bmp": (bitmap(124, 3, ALPHA), white(COLOURS, ALPHA), 0),
+    "rgba_empty.bmp": (bitmap(124, 3, np.zeros(SIZE, np.uint8)), COLOURS, 0),
+    "rgba_5_plain.bmp": (bitmap(124, 0, ALPHA), white(COLOURS, ALPHA), 0),
     "p.bmp": (saved(Image.fromarray(GREYS), "BMP"), grey(GREYS), 0),
     "l.tif": (tiff(GREYS), grey(GREYS), 0),
     "1.tif": (
