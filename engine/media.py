@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from spava_app.engine.content import file_content, joined_content
 from spava_app.engine.models.positions import VideoSpan
 from spava_app.engine.video.array_files import received
 from spava_app.engine.video.frame_source import FrameSource
@@ -65,6 +66,24 @@ class Media:
         """The same medium, an array, in a process that has got its file."""
         source = received(self.source, file)
         return replace(self, path=source.name, source=source)
+
+    def hashed(self) -> "Media":
+        """The same with what its embeddings are kept under; nothing where one of its files was
+        changed since it was looked at.
+        """
+        files = [file_content(path) for path in self.source.paths]
+        if tuple(stamp for _, stamp in files) != self.source.stamps:
+            return replace(self, content="")
+        contents = [content for content, _ in files]
+        content = contents[0] if len(files) == 1 else joined_content(contents)
+        return replace(self, content=content)
+
+    def on_this_machine(self) -> "Media":
+        """The same about the files as they are here: of copies that may hold something else, with
+        what those hold.
+        """
+        here = replace(self, source=self.source.on_this_machine())
+        return here.hashed() if self.content and here.source != self.source else here
 
     @property
     def num_units(self) -> int:

@@ -1,7 +1,7 @@
 """What the driver sends to the workers: one small JSON message per request, never a tensor."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
@@ -9,7 +9,6 @@ from spava_app.engine.layout import PromptShape
 from spava_app.engine.media import Media
 from spava_app.engine.models.positions import Span, TextSpan
 from spava_app.engine.sampling import Sampling
-from spava_app.engine.video.frame_source import FrameSource
 
 
 @dataclass(frozen=True)
@@ -56,15 +55,12 @@ class Request:
 
     def portable(self) -> Self:
         """For ranks on several machines, whose files are copies or seen through a network."""
-        return self._with_sources(FrameSource.portable)
+        media = [replace(medium, source=medium.source.portable()) for medium in self.media]
+        return replace(self, media=tuple(media))
 
     def on_this_machine(self) -> Self:
         """On a rank: the same about the files as they are here."""
-        return self._with_sources(FrameSource.on_this_machine)
-
-    def _with_sources(self, change: Callable[[FrameSource], FrameSource]) -> Self:
-        media = tuple(replace(medium, source=change(medium.source)) for medium in self.media)
-        return replace(self, media=media)
+        return replace(self, media=tuple(medium.on_this_machine() for medium in self.media))
 
     @property
     def shape(self) -> PromptShape:

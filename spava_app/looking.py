@@ -9,7 +9,6 @@ import numpy as np
 from torch import Tensor
 
 from spava_app.engine.budget import FLOOR_TOKENS
-from spava_app.engine.content import file_content, joined_content
 from spava_app.engine.media import Media
 from spava_app.engine.processors import Fit
 from spava_app.engine.sampling import Sampling
@@ -235,14 +234,3 @@ def as_media(file: Seen, fit: Fit, starts: tuple[int, ...]) -> Media:
         starts=starts,
         source=source,
     )
-
-
-def hashed(media: Media) -> Media:
-    """The same, with what its embeddings are kept under; nothing where one of its files was changed
-    since it was looked at.
-    """
-    files = [file_content(path) for path in media.source.paths]
-    if any(stamp != seen for (_, stamp), seen in zip(files, media.source.stamps, strict=True)):
-        return media
-    contents = [content for content, _ in files]
-    return replace(media, content=contents[0] if len(files) == 1 else joined_content(contents))

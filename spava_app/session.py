@@ -31,7 +31,7 @@ from spava_app.engine.weights import read_config
 from spava_app.errors import Cancelled, CheckpointError, InvalidInput, SpavaWarning
 from spava_app.forked import check_not_forked
 from spava_app.generation_config import GenerationDefaults
-from spava_app.looking import Asked, Seen, hashed, look
+from spava_app.looking import Asked, Seen, look
 from spava_app.prepare import Preparer
 from spava_app.prompt import PromptBuilder
 from spava_app.question_log import QuestionLog, question_logged
@@ -249,7 +249,7 @@ class Session:
             request, plan = self._decide(asked, seen)
             log.planned(plan, asked.question)
             if self._keeps:  # a plan by itself need not read whole files
-                request = replace(request, media=tuple(map(hashed, request.media)))
+                request = replace(request, media=tuple(medium.hashed() for medium in request.media))
             probed = time.perf_counter() - began
             tell("start")
             self._engine.start(enough, since)

@@ -7,6 +7,7 @@ An exchange that leaves the size and the time of last modification as they were.
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -26,7 +27,6 @@ from spava_app.engine.video.frame_source import FrameSource
 from spava_app.engine.video.frames import Frames
 from spava_app.engine.video.probe import probe
 from spava_app.errors import VideoError
-from spava_app.looking import hashed
 
 HIDDEN = 4
 Exchange = Callable[[Path], None]
@@ -122,7 +122,7 @@ def test_a_video_that_is_removed_while_it_is_decoded(
 ) -> None:
     """It was read as it was; but what it was can be looked up nowhere."""
     monkeypatch.setattr(ring, "PREFETCH_BYTES", 1)
-    media = hashed(medium(probe(clip).source(range(40))))
+    media = medium(probe(clip).source(range(40))).hashed()
     whole = [group.pictures.copy() for group in decode_frames(media.source)]
     assert is_kept(media)
     frames = decode_frames(media.source)
@@ -135,7 +135,7 @@ def test_a_video_that_is_removed_while_it_is_decoded(
 
 @EXCHANGES
 def test_a_video_between_the_decoder_and_keeping(exchange: Exchange, clip: Path) -> None:
-    media = hashed(medium(probe(clip).source(range(40))))
+    media = medium(probe(clip).source(range(40))).hashed()
     assert media.content == file_content(clip)[0] != ""
     exchange(clip)
     assert not is_kept(media)
@@ -145,7 +145,7 @@ def test_a_video_between_the_decoder_and_keeping(exchange: Exchange, clip: Path)
 def test_a_picture_between_the_decoder_and_keeping(
     exchange: Exchange, pictures: list[Path]
 ) -> None:
-    media = hashed(medium(Frames(pictures).source(range(40), None)))
+    media = medium(Frames(pictures).source(range(40), None)).hashed()
     assert is_kept(media)
     exchange(pictures[17])
     assert not is_kept(media)
@@ -158,14 +158,14 @@ def test_between_the_look_and_the_hash(
 ) -> None:
     chosen = Frames(pictures).source(range(3), None) if several else probe(clip).source([0])
     exchange(pictures[1] if several else clip)
-    assert hashed(medium(chosen)).content == ""
+    assert medium(chosen).hashed().content == ""
 
 
 def test_a_pipe_in_place_of_a_file_is_not_waited_for(clip: Path) -> None:
     source = probe(clip).source([0])
     clip.unlink()
     os.mkfifo(clip)
-    assert hashed(medium(source)).content == ""
+    assert medium(source).hashed().content == ""
     with pytest.raises(VideoError, match="not a regular file"):
         list(decode_frames(source))
 
@@ -180,8 +180,22 @@ def test_copies_on_several_machines(clip: Path) -> None:
     told = FrameSource.from_dict(source.portable().to_dict())
     here = told.on_this_machine()
     assert len(list(decode_frames(here))) == 2
-    assert is_kept(hashed(medium(here)))
+    assert is_kept(medium(here).hashed())
     clip.write_bytes(clip.read_bytes() + b"x")
     for late in (here, told.on_this_machine()):
         with pytest.raises(VideoError, match="was changed"):
             list(decode_frames(late))
+
+
+def test_a_copy_that_holds_something_else(clip: Path, tmp_path: Path) -> None:
+    """With the size and the time of the file that was hashed: kept under what it holds itself."""
+    asked = medium(probe(clip).source([0, 39])).hashed()
+    told = replace(asked, source=FrameSource.from_dict(asked.source.portable().to_dict()))
+    assert told.on_this_machine().content == asked.content != ""
+    overwrite(clip)
+    here = told.on_this_machine()
+    assert here.content == file_content(clip)[0] != asked.content
+    assert is_kept(here)
+    clip.write_bytes(clip.read_bytes() + b"x")  # no copy: refused when it is decoded
+    with pytest.raises(VideoError, match="was changed"):
+        list(decode_frames(told.on_this_machine().source))
