@@ -1,4 +1,4 @@
-"""The same four cards in files as other programs write them: all are read."""
+"""The same cards in files as other programs write them: all are read."""
 
 import struct
 from collections.abc import Callable, Iterator
@@ -9,24 +9,12 @@ import pytest
 from ffmpeg import needs_ffmpeg, run_ffmpeg
 
 from spava_app import VideoQA
-from spava_app.engine.video.cards import CardScene, random_scene, write_video
+from spava_app.engine.video.cards import CardScene
 from spava_app.errors import VideoError
 
 pytestmark = [needs_ffmpeg, pytest.mark.slow]
 
 X264 = ["-c:v", "libx264", "-bf", "3"]
-
-
-@pytest.fixture(scope="module")
-def scene() -> CardScene:
-    return random_scene(24, 4, seed=5)
-
-
-@pytest.fixture(scope="module")
-def cards(scene: CardScene, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("cards") / "cards.mp4"
-    write_video(scene, path)
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -137,10 +125,8 @@ FILES = {
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_all_four_cards(
-    name: str, qa: VideoQA, scene: CardScene, cards: Path, tmp_path: Path
-) -> None:
-    path = FILES[name](cards, tmp_path)
+def test_all_cards(name: str, qa: VideoQA, scene: CardScene, video: Path, tmp_path: Path) -> None:
+    path = FILES[name](video, tmp_path)
     answers = [qa.ask(path, card.question, fps=1) for card in scene.cards]
     assert [answer.text for answer in answers] == [card.answer for card in scene.cards]
     told = {note for answer in answers for note in answer.warnings if "embedded" not in note}
@@ -160,8 +146,8 @@ def test_all_four_cards(
         ("half.wmv", X264),
     ],
 )
-def test_half_a_file(name: str, how: list[str], qa: VideoQA, cards: Path, tmp_path: Path) -> None:
-    path = converted(name, *how)(cards, tmp_path)
+def test_half_a_file(name: str, how: list[str], qa: VideoQA, video: Path, tmp_path: Path) -> None:
+    path = converted(name, *how)(video, tmp_path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(
         VideoError, match=r"it is cut short, [\d.]+ [KM]iB of [\d.]+ [KM]iB are there"
