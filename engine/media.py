@@ -10,10 +10,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from spava_app.engine.content import file_content, joined_content
+from spava_app.engine.frame_source import FrameSource
 from spava_app.engine.models.positions import VideoSpan
+from spava_app.engine.multimodal.fingerprint import file_content, joined_content
 from spava_app.engine.video.array_files import received
-from spava_app.engine.video.frame_source import FrameSource
 
 
 class Units(Protocol):

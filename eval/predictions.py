@@ -21,15 +21,15 @@ from typing import Any
 
 import torch
 
-from spava_app.answer import Answer
-from spava_app.api import VideoQA
+from spava_app.api.answer import Answer
+from spava_app.api.video_qa import VideoQA
 from spava_app.embedded import EMBEDDED
 from spava_app.engine.bench.group import versions
 from spava_app.engine.bench.report import say
+from spava_app.engine.checkpoints.random import write_random_checkpoint
 from spava_app.engine.models.geometries import GEOMETRIES
-from spava_app.engine.random_checkpoint import write_random_checkpoint
 from spava_app.engine.sampling import GREEDY
-from spava_app.engine.video.bench_clip import repeat, write_minute
+from spava_app.engine.synthetic.long_clip import repeat, write_minute
 from spava_app.errors import SpavaError
 from spava_app.output_file import JsonFile, add_json_option
 from spava_app.terminal_text import guard_terminal

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from spava_app.errors import InvalidInput
-from spava_app.kernels import backend_cudnn, backend_sdpa, reference
-from spava_app.kernels.backend import Backend, loadable
-from spava_app.kernels.backend_flash_attn import FLASH_ATTN_2, FLASH_ATTN_3, FLASH_ATTN_4
+from spava_app.kernels.backends import cudnn, reference, sdpa
+from spava_app.kernels.backends.base import Backend, loadable
+from spava_app.kernels.backends.flash_attn import FLASH_ATTN_2, FLASH_ATTN_3, FLASH_ATTN_4
 from spava_app.kernels.lse import Partial, merge
 
 # Fastest first on many rows (docs/performance.md): `auto` takes the first that supports the call.
@@ -20,10 +20,10 @@ BACKENDS: dict[str, Backend] = {
     backend.name: backend
     for backend in (
         FLASH_ATTN_4,
-        backend_cudnn.BACKEND,
+        cudnn.BACKEND,
         FLASH_ATTN_3,
         FLASH_ATTN_2,
-        backend_sdpa.BACKEND,
+        sdpa.BACKEND,
         reference.BACKEND,
     )
 }

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from spava_app.kernels import backend_sdpa
+from spava_app.kernels.backends import sdpa
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def window_attention(q: Tensor, k: Tensor, v: Tensor, windows: Windows) -> Tenso
 def _takes_many_lengths(q: Tensor) -> bool:
     if q.device.type != "cuda" or (q.requires_grad and torch.is_grad_enabled()):
         return False
-    return backend_sdpa.BACKEND.unsupported(q) is None
+    return sdpa.BACKEND.unsupported(q) is None
 
 
 @cache

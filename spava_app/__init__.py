@@ -9,32 +9,32 @@ from typing import TYPE_CHECKING, Any
 from spava_app import forked as _forked  # noqa: F401 (it notes which process this is)
 
 if TYPE_CHECKING:
-    from spava_app.answer import Answer, Usage
-    from spava_app.api import VideoQA
-    from spava_app.conversation import Conversation
-    from spava_app.engine.plan import Plan
+    from spava_app.api.answer import Answer, Usage
+    from spava_app.api.conversation import Conversation
+    from spava_app.api.streaming import StageBegan, TextPiece
+    from spava_app.api.text_qa import TextQA
+    from spava_app.api.video_qa import VideoQA
+    from spava_app.engine.planning.plan import Plan
     from spava_app.engine.sampling import GREEDY, Sampling
     from spava_app.engine.video.frames import Frames
-    from spava_app.options import AnswerOptions, AskOptions, FrameOptions
-    from spava_app.streaming import StageBegan, TextPiece
-    from spava_app.text_qa import TextQA
+    from spava_app.requests.options import AnswerOptions, AskOptions, FrameOptions
 
 # Where each public name is defined.
 _HOMES = {
-    "Answer": "answer",
-    "AnswerOptions": "options",
-    "AskOptions": "options",
-    "Conversation": "conversation",
-    "FrameOptions": "options",
+    "Answer": "api.answer",
+    "AnswerOptions": "requests.options",
+    "AskOptions": "requests.options",
+    "Conversation": "api.conversation",
+    "FrameOptions": "requests.options",
     "Frames": "engine.video.frames",
     "GREEDY": "engine.sampling",
-    "Plan": "engine.plan",
+    "Plan": "engine.planning.plan",
     "Sampling": "engine.sampling",
-    "StageBegan": "streaming",
-    "TextPiece": "streaming",
-    "TextQA": "text_qa",
-    "Usage": "answer",
-    "VideoQA": "api",
+    "StageBegan": "api.streaming",
+    "TextPiece": "api.streaming",
+    "TextQA": "api.text_qa",
+    "Usage": "api.answer",
+    "VideoQA": "api.video_qa",
 }
 __all__ = [
     "GREEDY",

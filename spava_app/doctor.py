@@ -13,10 +13,10 @@ import torch
 
 from spava_app.diagnosis import Check, Diagnosis
 from spava_app.engine.devices import cards, device_name, host_memory, num_cores, smi
-from spava_app.engine.machine_file import this_machine
+from spava_app.engine.planning.hardware_profiles import this_machine
 from spava_app.engine.private_files import private_folder
-from spava_app.engine.settings import cache_folder
-from spava_app.engine.video.client import sandbox_measures
+from spava_app.engine.video.decoder_process import sandbox_measures
+from spava_app.engine.workers.settings import cache_folder
 from spava_app.errors import SpavaError
 from spava_app.kernels.attention import choose_backend
 from spava_app.versions import TESTED, installed, is_tested, version_range

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from spava_app.looking import Seen
+from spava_app.requests.media_input import Seen
 
 EMBEDDED = Path(__file__).parent / "assets" / "spava-tiny-vl"
 NO_TEXTS = "knows coloured cards and no texts: give the folder of a language model"

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from spava_app.engine.models.decoder_config import DecoderConfig
+from spava_app.engine.checkpoints.load import read_config
+from spava_app.engine.models.config.decoder import DecoderConfig
 from spava_app.engine.models.geometries import GEOMETRIES
 from spava_app.engine.parallel.base import make_method
 from spava_app.engine.request import Request
-from spava_app.engine.weights import read_config
 from spava_app.errors import InvalidInput
 
 K = 1024

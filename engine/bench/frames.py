@@ -32,21 +32,21 @@ from spava_app.engine.bench.group import versions
 from spava_app.engine.bench.host_memory import sampled_tree, tree_memory
 from spava_app.engine.bench.report import say
 from spava_app.engine.comm import Comm
-from spava_app.engine.dealing import deal
-from spava_app.engine.front_end import FrontEnd
-from spava_app.engine.measure_frames import DECODE_ONLY
 from spava_app.engine.media import Media
 from spava_app.engine.models import geometries
 from spava_app.engine.models.qwen2_5_vl import VisionConfig, VisionTower
+from spava_app.engine.multimodal.encoder import FrontEnd
+from spava_app.engine.multimodal.pixel_stream import num_processes, stream_units
+from spava_app.engine.multimodal.pixels.config import PixelConfig
+from spava_app.engine.multimodal.processors import QwenProcessor
+from spava_app.engine.multimodal.single_video import video_alone
+from spava_app.engine.multimodal.unit_sharding import deal
 from spava_app.engine.parallel.base import make_method
-from spava_app.engine.processors import QwenProcessor
+from spava_app.engine.planning.calibration.video_rates import DECODE_ONLY
 from spava_app.engine.request import Request
+from spava_app.engine.synthetic.long_clip import repeat, write_minute
 from spava_app.engine.timing import StageTimer
-from spava_app.engine.video.alone import video_alone
-from spava_app.engine.video.bench_clip import repeat, write_minute
-from spava_app.engine.video.pixel_config import PixelConfig
-from spava_app.engine.video.ring import PREFETCH_BYTES
-from spava_app.engine.video.stream import num_processes, stream_units
+from spava_app.engine.video.shared_ring import PREFETCH_BYTES
 from spava_app.output_file import JsonFile, add_json_option
 from spava_app.terminal_text import guard_terminal
 

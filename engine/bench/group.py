@@ -15,7 +15,7 @@ import torch
 from spava_app.engine.bench import report
 from spava_app.engine.bench.cases import Case
 from spava_app.engine.bench.rank import Setup, serve
-from spava_app.engine.random_checkpoint import check_empty, write_random_checkpoint
+from spava_app.engine.checkpoints.random import check_empty, write_random_checkpoint
 from spava_app.errors import EngineDown
 
 

@@ -18,17 +18,17 @@ import torch
 
 from spava_app.engine.bench.cases import Case
 from spava_app.engine.bench.host_memory import drop_from_cache, host_memory, sampled_anonymous
+from spava_app.engine.checkpoints.load import load_model
+from spava_app.engine.checkpoints.random import random_model
 from spava_app.engine.comm import Comm
-from spava_app.engine.costs import prefill_flops
-from spava_app.engine.generate import Runner
-from spava_app.engine.memory import predict
 from spava_app.engine.models.registry import Model
 from spava_app.engine.parallel.base import make_method
-from spava_app.engine.random_checkpoint import random_model
+from spava_app.engine.planning.decoder_time import prefill_flops
+from spava_app.engine.planning.memory import predict
 from spava_app.engine.request import Request
+from spava_app.engine.runner import Runner
 from spava_app.engine.timing import StageTimer
-from spava_app.engine.weights import load_model
-from spava_app.kernels.stopwatch import time_call
+from spava_app.kernels.bench.stopwatch import time_call
 
 MATMUL_SIZE = {"cuda": 8192, "cpu": 512}
 # A first run that takes longer is not repeated.

@@ -5,8 +5,8 @@ from typing import Any
 
 from torch import nn
 
+from spava_app.engine.models.config.decoder import DecoderConfig
 from spava_app.engine.models.decoder import Decoder
-from spava_app.engine.models.decoder_config import DecoderConfig
 from spava_app.engine.models.published import Rows, Table
 
 

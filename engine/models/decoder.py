@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spava_app.engine.models.decoder_config import DecoderConfig
+from spava_app.engine.models.config.decoder import DecoderConfig
 from spava_app.engine.models.published import Table
 from spava_app.kernels.gated import swiglu
 from spava_app.kernels.rope import Rotary, apply_rotary, rotary_table

@@ -17,9 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from spava_app.engine.models.config.decoder import DecoderConfig
+from spava_app.engine.models.config.internvl import InternVisionConfig, decoder_kind, decoder_part
 from spava_app.engine.models.decoder import Decoder
-from spava_app.engine.models.decoder_config import DecoderConfig
-from spava_app.engine.models.internvl_config import InternVisionConfig, decoder_kind, decoder_part
 from spava_app.engine.models.published import Rows, Table
 
 _NORMS: dict[str, type[nn.LayerNorm] | type[nn.RMSNorm]] = {

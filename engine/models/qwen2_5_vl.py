@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spava_app.engine.checkpoints.settings import MOST_LAYERS, Settings
+from spava_app.engine.models.config.decoder import DecoderConfig
+from spava_app.engine.models.config.settings import MOST_LAYERS, Settings
 from spava_app.engine.models.decoder import Decoder
-from spava_app.engine.models.decoder_config import DecoderConfig
 from spava_app.engine.models.published import Rows, Table
 from spava_app.kernels.gated import swiglu
 from spava_app.kernels.rope import Rotary, apply_rotary, rotary_frequencies, rotary_table

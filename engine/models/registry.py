@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
-from spava_app.engine.checkpoints.settings import in_file
 from spava_app.engine.models.causal_lm import CausalLM
+from spava_app.engine.models.config.settings import in_file
 from spava_app.engine.models.internvl3 import InternVL3
 from spava_app.engine.models.qwen2_5_vl import Qwen25VL
 from spava_app.errors import CheckpointError

@@ -18,8 +18,8 @@ from typing import Self
 import numpy as np
 from torch import Tensor
 
-from spava_app.engine.video.frame_source import FrameSource
-from spava_app.engine.video.stamp import stamp
+from spava_app.engine.frame_source import FrameSource
+from spava_app.engine.stamp import stamp
 from spava_app.errors import InvalidInput, VideoError
 
 # Where a process sees its own descriptors.

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from spava_app.engine.frame_source import FrameSource
+from spava_app.engine.processes.wire import Message
 from spava_app.engine.video.array_files import open_array
-from spava_app.engine.video.client import decoder_process
-from spava_app.engine.video.frame_source import FrameSource
-from spava_app.engine.video.ring import map_ring, num_slots, shared_file
-from spava_app.engine.video.wire import Message
+from spava_app.engine.video.decoder_process import decoder_process
+from spava_app.engine.video.shared_ring import map_ring, num_slots, shared_file
 from spava_app.errors import InvalidInput
 
 # Seconds that a frame may take, even a large one far behind its key frame, and any number of them.

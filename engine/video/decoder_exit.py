@@ -2,8 +2,8 @@
 
 import signal
 
-from spava_app.engine.endings import how_it_ended, memory_was_refused, oom_kills
-from spava_app.engine.video.wire import CONVERT
+from spava_app.engine.processes.exit_status import how_it_ended, memory_was_refused, oom_kills
+from spava_app.engine.processes.wire import CONVERT
 from spava_app.errors import EngineDown, InternalError, OutOfMemory, SpavaError, VideoError
 
 # What a library that decodes does to its process when a file is too much for it.

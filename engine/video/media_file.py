@@ -5,7 +5,7 @@ import os
 import stat
 from typing import Any, NoReturn
 
-from spava_app.engine.video.stamp import Stamp, stamp
+from spava_app.engine.stamp import Stamp, stamp
 from spava_app.errors import VideoError
 
 _BUFFER = 2**16

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from spava_app.engine.video.cards import CardScene, random_scene, write_video
+from spava_app.engine.synthetic.cards import CardScene, random_scene, write_video
 
 
 @pytest.fixture(scope="session")

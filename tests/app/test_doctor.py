@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from spava_app.doctor import Check, Diagnosis, _optional, diagnose
-from spava_app.engine.machine_file import save_machine, this_machine
+from spava_app.engine.planning.hardware_profiles import save_machine, this_machine
 from spava_app.versions import TESTED
 
 

@@ -77,7 +77,8 @@ def test_kernels_import_only_torch_and_its_accelerators() -> None:
 
 def test_importing_the_package_needs_no_torch() -> None:
     code = (
-        "import sys, spava_app, spava_app.cli; print('torch' in sys.modules, spava_app.__version__)"
+        "import sys, spava_app, spava_app.cli.main\n"
+        "print('torch' in sys.modules, spava_app.__version__)"
     )
     loaded, found = run_python(code).split()
     assert loaded == "False"
@@ -87,7 +88,7 @@ def test_importing_the_package_needs_no_torch() -> None:
 def test_what_answers_loads_no_compiler() -> None:
     """torch's takes over a second of every driver and worker, and nothing here compiles."""
     code = (
-        "import sys, spava_app.api, spava_app.engine.serving\n"
+        "import sys, spava_app.api.video_qa, spava_app.engine.workers.serving\n"
         "print(sorted({'torch._dynamo', 'torch._inductor'} & set(sys.modules)))"
     )
     assert run_python(code) == "[]"
@@ -97,7 +98,7 @@ def test_what_answers_loads_no_compiler() -> None:
 def test_help_loads_no_torch_and_shows_an_example(words: list[str]) -> None:
     code = (
         "import sys\n"
-        "from spava_app.cli import app\n"
+        "from spava_app.cli.main import app\n"
         f"app([*{words}, '--help'], prog_name='spava', standalone_mode=False)\n"
         "print('loaded:', sorted({'torch', 'transformers', 'av', 'numpy'} & set(sys.modules)))"
     )

@@ -6,11 +6,11 @@ import pytest
 import torch
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from spava_app.engine.processors import QwenProcessor
+from spava_app.engine.multimodal.pixels.config import PixelConfig
+from spava_app.engine.multimodal.processors import QwenProcessor
+from spava_app.engine.multimodal.single_video import video_alone
 from spava_app.engine.request import Request
-from spava_app.engine.video.alone import video_alone
-from spava_app.engine.video.cards import random_scene, write_video
-from spava_app.engine.video.pixel_config import PixelConfig
+from spava_app.engine.synthetic.cards import random_scene, write_video
 
 VIDEO_ID, VISION_START, VISION_END = 290, 292, 293
 PIXELS = PixelConfig(min_pixels=28 * 28, max_pixels=84 * 84)

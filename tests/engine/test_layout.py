@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spava_app.engine.costs import prefill_flops, token_flops
 from spava_app.engine.deadline import LEAST_SECONDS, deadline_for, frames_deadline
 from spava_app.engine.layout import (
     Layout,
@@ -16,9 +15,10 @@ from spava_app.engine.layout import (
     shard,
     zigzag_owners,
 )
-from spava_app.engine.models.decoder_config import DecoderConfig
-from spava_app.engine.models.rope_config import RopeConfig
+from spava_app.engine.models.config.decoder import DecoderConfig
+from spava_app.engine.models.config.rope import RopeConfig
 from spava_app.engine.parallel.base import make_method, methods
+from spava_app.engine.planning.decoder_time import prefill_flops, token_flops
 from spava_app.errors import InvalidInput
 
 METHODS = tuple(methods())

@@ -25,11 +25,11 @@ from transformers import (
 
 from spava_app.engine.media import Media
 from spava_app.engine.models.positions import multimodal_positions
-from spava_app.engine.processors import InternVLProcessor, Processor, QwenProcessor
+from spava_app.engine.multimodal.pixels.config import PixelConfig
+from spava_app.engine.multimodal.pixels.tiles import TileConfig
+from spava_app.engine.multimodal.processors import InternVLProcessor, Processor, QwenProcessor
 from spava_app.engine.request import Request
 from spava_app.engine.video.decode import decode_frames
-from spava_app.engine.video.pixel_config import PixelConfig
-from spava_app.engine.video.tiles import TileConfig
 
 IMAGE_ID, VIDEO_ID = 291, 290
 NEW_TOKENS = 32

@@ -7,8 +7,8 @@ from uuid import uuid4
 import pytest
 from processes import MARK, check_no_orphans
 
-from spava_app.api import VideoQA
-from spava_app.engine.video.cards import CardScene, random_scene, write_video
+from spava_app.api.video_qa import VideoQA
+from spava_app.engine.synthetic.cards import CardScene, random_scene, write_video
 
 
 @pytest.fixture(scope="session")

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from spava_app.api import VideoQA
-from spava_app.engine.video import ring
-from spava_app.engine.video.cards import CardScene, random_scene, write_video
+from spava_app.api.video_qa import VideoQA
+from spava_app.engine.synthetic.cards import CardScene, random_scene, write_video
+from spava_app.engine.video import shared_ring as ring
 from spava_app.engine.video.decode import decode_frames
 from spava_app.engine.video.probe import probe
 from spava_app.errors import VideoError
@@ -129,7 +129,7 @@ def test_replaced_between_a_look_and_the_hash(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Frames that were chosen in one file are not those of another, known one."""
-    from spava_app import looking
+    from spava_app.requests import media_input as looking
 
     path = Path(shutil.copy(replacement, tmp_path / "video.mp4"))
     for card in other.cards:

@@ -10,8 +10,8 @@ import pytest
 from processes import check_no_orphans, marked
 from sabotage import DECODER, WORKER, Sabotage, saboteur
 
-from spava_app.api import VideoQA
-from spava_app.engine.video.client import end_idle
+from spava_app.api.video_qa import VideoQA
+from spava_app.engine.video.decoder_process import end_idle
 from spava_app.errors import EngineDown, InternalError, OutOfMemory
 
 ANY = "What digit is on the red card?"
@@ -21,7 +21,7 @@ import json, os
 if json.loads(sys.orig_argv[-1])["rank"] == 1 and os.path.exists({flag!r}):
     {code}
 """
-IN_PREFILL = "import spava_app.engine.generate as it; it.prefill_flops = lambda *_: it.nothing"
+IN_PREFILL = "import spava_app.engine.runner as it; it.prefill_flops = lambda *_: it.nothing"
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
             r"rank 1 in \w+: AttributeError: module '.*generate' has no attribute 'nothing'",
         ),
         (
-            "import spava_app.engine.front_end as it; it.stream_units = lambda *_: 1 / 0",
+            "import spava_app.engine.multimodal.encoder as it; it.stream_units = lambda *_: 1 / 0",
             r"rank 1 in \w+: TypeError: ",
         ),
         ("sys.modules['torch'] = None", r"rank 1 in start: ModuleNotFoundError: import of torch"),
@@ -95,7 +95,7 @@ def test_of_a_decoder_leaves_the_workers_up(
     nothing: they may not look for files.
     """
     code = (
-        "from spava_app.engine.video import service\n"
+        "from spava_app.engine.video.sandbox import service\n"
         "real, faults = service.open_reader, iter([lambda *_: service.nothing])\n"
         "service.open_reader = lambda *given: next(faults, real)(*given)\n"
     )
@@ -131,7 +131,7 @@ def test_a_worker_that_cannot_be_started(
 ) -> None:
     qa.close()
     with monkeypatch.context() as patch:
-        patch.setattr("spava_app.engine.launcher.sys.executable", "/nowhere/python")
+        patch.setattr("spava_app.engine.workers.launcher.sys.executable", "/nowhere/python")
         with pytest.raises(EngineDown, match=r"the worker of rank 0 cannot be started: .*No such"):
             qa.start()
     answers()

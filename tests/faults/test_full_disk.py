@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from drivers import started
 
-from spava_app.api import Answer, VideoQA
-from spava_app.engine.video.cards import CardScene
+from spava_app.api.video_qa import Answer, VideoQA
+from spava_app.engine.synthetic.cards import CardScene
 
 KIB = 1024
 
@@ -74,7 +74,7 @@ def test_temporary_files_cannot_be_made(clip: Path, mark: str, tmp_path: Path) -
         "import resource, sys\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\n"
         "sys.argv = ['spava', 'ask', sys.argv[1], 'What?', '--no-cache']\n"
-        "from spava_app.cli import main\n"
+        "from spava_app.cli.main import main\n"
         "main()\n"
     )
     with started(["-c", code, str(clip)], mark, tmp_path) as command:

@@ -10,8 +10,8 @@ import pytest
 import torch
 from processes import check_no_orphans
 
-from spava_app.api import VideoQA
-from spava_app.engine.video.cards import CardScene
+from spava_app.api.video_qa import VideoQA
+from spava_app.engine.synthetic.cards import CardScene
 from spava_app.errors import OutOfMemory
 
 pytestmark = [

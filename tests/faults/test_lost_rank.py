@@ -12,8 +12,8 @@ import pytest
 from faults import STAGES, strike
 from processes import check_no_orphans, wait_for, worker_pid
 
-from spava_app.api import VideoQA
-from spava_app.engine import watch
+from spava_app.api.video_qa import VideoQA
+from spava_app.engine.workers import liveness as watch
 from spava_app.errors import EngineDown
 
 

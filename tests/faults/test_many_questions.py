@@ -8,8 +8,8 @@ import psutil
 import pytest
 from processes import marked
 
-from spava_app.api import VideoQA
-from spava_app.engine.video.cards import random_scene, write_video
+from spava_app.api.video_qa import VideoQA
+from spava_app.engine.synthetic.cards import random_scene, write_video
 
 QUESTIONS, WARM_UP, SAME = 200, 60, 4
 MIB = 2**20

@@ -15,8 +15,8 @@ import torch
 from faults import strike
 from processes import check_no_orphans
 
-from spava_app.api import VideoQA
-from spava_app.engine.exhaustion import told_when_exhausted
+from spava_app.api.video_qa import VideoQA
+from spava_app.engine.workers.oom import told_when_exhausted
 from spava_app.errors import OutOfMemory
 
 FIRST_IMPORTS = 128 * 2**20

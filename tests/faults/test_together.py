@@ -12,8 +12,8 @@ from drivers import started
 from faults import LONG, STAGES
 from processes import wait_for, worker_pid
 
-from spava_app.api import VideoQA
-from spava_app.engine.video.cards import CardScene
+from spava_app.api.video_qa import VideoQA
+from spava_app.engine.synthetic.cards import CardScene
 from spava_app.errors import Cancelled
 
 ANY = "What digit is on the red card?"

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from spava_app.engine.video.cards import CardScene
+from spava_app.engine.synthetic.cards import CardScene
 
 # Of the memory that is there, without /proc too, and what a rank says that ran out of it.
 LOOKS = """
 import os
 from spava_app.doctor import diagnose
-from spava_app.engine.endings import is_stopped, oom_kills
+from spava_app.engine.processes.exit_status import is_stopped, oom_kills
 from spava_app.engine.devices import host_memory
-from spava_app.engine.exhaustion import _host_memory
+from spava_app.engine.workers.oom import _host_memory
 assert not os.listdir("/proc")
 total, available = host_memory()
 assert 0 < available <= total

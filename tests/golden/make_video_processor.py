@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from spava_app.engine.video.preprocess import PixelConfig, patchify_frames, smart_resize
+from spava_app.engine.multimodal.pixels.patches import PixelConfig, patchify_frames, smart_resize
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "support" / "media"))
 from golden_frames import frames_for, random_videos
 
 # Kept of each random video, evenly from its patches, besides the checksum of all.

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from spava_app.errors import InvalidInput
-from spava_app.kernels import reference
 from spava_app.kernels.attention import BACKENDS, attention
+from spava_app.kernels.backends import reference
 
 GPU = [
     pytest.mark.gpu,

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from spava_app.errors import EngineError, InvalidInput
-from spava_app.kernels import backend, backend_flash_attn, reference
 from spava_app.kernels.attention import BACKENDS, attention, choose_backend, visible_pairs
-from spava_app.kernels.backend import Backend
+from spava_app.kernels.backends import base as backend
+from spava_app.kernels.backends import flash_attn as backend_flash_attn
+from spava_app.kernels.backends import reference
+from spava_app.kernels.backends.base import Backend
 
 
 def set_capability(monkeypatch: pytest.MonkeyPatch, *capability: int) -> None:

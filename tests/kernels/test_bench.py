@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from spava_app.kernels import bench
-from spava_app.kernels.stopwatch import time_stages
+from spava_app.kernels.bench import __main__ as bench
+from spava_app.kernels.bench.stopwatch import time_stages
 
 
 def test_bench_prints_and_writes_every_shape(

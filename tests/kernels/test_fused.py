@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from spava_app.kernels import fused
+from spava_app.kernels.backends.reference import BACKEND as REFERENCE
 from spava_app.kernels.gated import swiglu
-from spava_app.kernels.reference import BACKEND as REFERENCE
 from spava_app.kernels.rope import apply_rotary
 from spava_app.kernels.windows import Windows, window_attention
 

@@ -8,12 +8,12 @@ from torch import Tensor
 from truth import Problem
 
 from spava_app.engine.comm import Comm
-from spava_app.engine.exchange import indices
 from spava_app.engine.kv_cache import KVCache
 from spava_app.engine.layout import PromptShape
+from spava_app.engine.models.config.decoder import DecoderConfig
+from spava_app.engine.models.config.rope import RopeConfig
 from spava_app.engine.models.decoder import Decoder
-from spava_app.engine.models.decoder_config import DecoderConfig
-from spava_app.engine.models.rope_config import RopeConfig
+from spava_app.engine.multimodal.exchange import indices
 from spava_app.engine.parallel.base import Decode, make_method
 
 LAYERS, NEW_TOKENS = 2, 3

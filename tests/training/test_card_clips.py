@@ -3,7 +3,10 @@
 import pytest
 import torch
 
-from spava_app.engine.training.card_clips import (
+from spava_app.engine.multimodal.pixels.config import PixelConfig
+from spava_app.engine.multimodal.pixels.patches import patchify_frames
+from spava_app.engine.training.cards.assets import ASSETS
+from spava_app.engine.training.cards.clips import (
     IGNORE,
     NO_COLOR,
     NO_DIGIT,
@@ -13,9 +16,6 @@ from spava_app.engine.training.card_clips import (
     patchify,
     unit_labels,
 )
-from spava_app.engine.training.tiny_assets import ASSETS
-from spava_app.engine.video.pixel_config import PixelConfig
-from spava_app.engine.video.preprocess import patchify_frames
 
 
 @pytest.mark.parametrize(

@@ -11,17 +11,17 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoTokenizer
 
+from spava_app.engine.models.config.decoder import DecoderConfig
 from spava_app.engine.models.decoder import Decoder
-from spava_app.engine.models.decoder_config import DecoderConfig
-from spava_app.engine.training.card_clips import ClipSizes, ClipSource
-from spava_app.engine.training.packing import (
+from spava_app.engine.training.cards.assets import ASSETS, model_config
+from spava_app.engine.training.cards.clips import ClipSizes, ClipSource
+from spava_app.engine.training.cards.packing import (
     Blocks,
     QuestionTable,
     draw_questions,
     packed_attend,
     packed_positions,
 )
-from spava_app.engine.training.tiny_assets import ASSETS, model_config
 
 
 @pytest.fixture(scope="module")

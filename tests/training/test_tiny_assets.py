@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoConfig, AutoTokenizer
 
-from spava_app.engine.training.card_questions import ask, phrasings
-from spava_app.engine.training.tiny_assets import ASSETS, SPECIAL_TOKENS, TOKEN_ID, write_assets
-from spava_app.engine.video.card_drawing import COLORS
+from spava_app.engine.synthetic.card_drawing import COLORS
+from spava_app.engine.training.cards.assets import ASSETS, SPECIAL_TOKENS, TOKEN_ID, write_assets
+from spava_app.engine.training.cards.questions import ask, phrasings
 
 TOKENIZER = AutoTokenizer.from_pretrained(ASSETS)
 

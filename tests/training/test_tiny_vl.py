@@ -6,13 +6,13 @@ from random import Random
 import pytest
 import torch
 
-from spava_app.engine.training.card_clips import ClipSizes, ClipSource
-from spava_app.engine.training.card_task import CardHeads, run_batch
-from spava_app.engine.training.curriculum import MEDIUM, SHORT, Curriculum, learning_rate
-from spava_app.engine.training.packing import QuestionTable
-from spava_app.engine.training.tiny_assets import ASSETS, model_config
-from spava_app.engine.training.tiny_vl import Options, batch_sizes, new_model, train
-from spava_app.engine.weights import load_model
+from spava_app.engine.checkpoints.load import load_model
+from spava_app.engine.training.cards.assets import ASSETS, model_config
+from spava_app.engine.training.cards.clips import ClipSizes, ClipSource
+from spava_app.engine.training.cards.curriculum import MEDIUM, SHORT, Curriculum, learning_rate
+from spava_app.engine.training.cards.packing import QuestionTable
+from spava_app.engine.training.cards.task import CardHeads, run_batch
+from spava_app.engine.training.cards.train import Options, batch_sizes, new_model, train
 
 
 class Clock:

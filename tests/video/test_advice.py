@@ -10,8 +10,8 @@ from moving_bar import number, write
 from sabotage import DECODER, saboteur
 
 import spava_app
-from spava_app.engine.video.client import end_idle
 from spava_app.engine.video.decode import decode_frames
+from spava_app.engine.video.decoder_process import end_idle
 from spava_app.engine.video.probe import probe
 from spava_app.errors import VideoError
 
@@ -55,7 +55,7 @@ def test_converting(
     sabotage(
         DECODER,
         "import os, signal\n"
-        "from spava_app.engine.video import service\n"
+        "from spava_app.engine.video.sandbox import service\n"
         "service.look = lambda *_: os.kill(os.getpid(), signal.SIGSEGV)\n",
     )
     with pytest.raises(VideoError, match="crashed") as caught:

@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 import torch
 
-from spava_app.engine import channel
+from spava_app.engine.frame_source import FrameSource
 from spava_app.engine.video.array_files import ArrayFiles, descriptors, open_array, received
 from spava_app.engine.video.decode import decode_frames
-from spava_app.engine.video.frame_source import FrameSource
+from spava_app.engine.workers import channel
 from spava_app.errors import InvalidInput, VideoError
 
 FRAMES = np.random.default_rng(0).integers(0, 256, (12, 20, 30, 3), dtype=np.uint8)
@@ -98,9 +98,9 @@ def test_another_file_under_its_number_is_none_of_its_frames(tmp_path: Path) -> 
 READER = """
 import json, sys
 from multiprocessing.connection import Connection
-from spava_app.engine import channel
+from spava_app.engine.workers import channel
 from spava_app.engine.video.array_files import open_array, received
-from spava_app.engine.video.frame_source import FrameSource
+from spava_app.engine.frame_source import FrameSource
 connection = Connection(int(sys.argv[1]))
 message = channel.receive(connection)
 files = channel.receive_files(connection, message["files"])

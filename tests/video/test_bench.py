@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spava_app.engine.video.bench import main
-from spava_app.engine.video.bench_clip import repeat, write_minute
+from spava_app.engine.bench.video import main
+from spava_app.engine.synthetic.long_clip import repeat, write_minute
 from spava_app.engine.video.probe import probe
 
 

@@ -14,10 +14,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spava_app.engine.video import cards
-from spava_app.engine.video.bench_clip import write_minute
-from spava_app.engine.video.card_drawing import COLORS, DIGITS, draw, random_look
-from spava_app.engine.video.cards import (
+from spava_app.engine.synthetic import cards
+from spava_app.engine.synthetic.card_drawing import COLORS, DIGITS, draw, random_look
+from spava_app.engine.synthetic.cards import (
     GAP,
     LONGEST,
     SHORTEST,
@@ -27,6 +26,7 @@ from spava_app.engine.video.cards import (
     random_scene,
     write_video,
 )
+from spava_app.engine.synthetic.long_clip import write_minute
 from spava_app.engine.video.probe import probe
 from spava_app.errors import InvalidInput
 
@@ -189,8 +189,8 @@ WRITE = """
 import os, sys
 from pathlib import Path
 os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: int(sys.argv[1])])
-from spava_app.engine.video.bench_clip import write_minute
-from spava_app.engine.video.cards import random_scene, write_video
+from spava_app.engine.synthetic.long_clip import write_minute
+from spava_app.engine.synthetic.cards import random_scene, write_video
 write_video(random_scene(8, 1, 0), sys.argv[2])
 write_minute(Path(sys.argv[3]), size=(180, 320), fps=2, key_every=50)
 """

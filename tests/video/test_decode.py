@@ -13,13 +13,13 @@ from clips import write_video
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from spava_app.engine.processes.wire import Wire
 from spava_app.engine.video.decode import decode_frames
 from spava_app.engine.video.media_file import open_media
 from spava_app.engine.video.probe import probe
-from spava_app.engine.video.pulse import Pulse
-from spava_app.engine.video.reader import VideoReader, marks_references
 from spava_app.engine.video.sample import sample_times
-from spava_app.engine.video.wire import Wire
+from spava_app.engine.video.sandbox.pulse import Pulse
+from spava_app.engine.video.sandbox.reader import VideoReader, marks_references
 from spava_app.errors import InvalidInput, VideoError
 
 NAMES = ["variable", "short_gops", "odd", "late", "old", "open_gop", "intra_refresh", "short"]

@@ -17,13 +17,13 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from published import qwen_vl
 
+from spava_app.engine.checkpoints.load import read_config
 from spava_app.engine.models.positions import TextSpan, multimodal_positions
-from spava_app.engine.processors import make_processor
+from spava_app.engine.multimodal.pixels.patches import PixelConfig, smart_resize
+from spava_app.engine.multimodal.processors import make_processor
 from spava_app.engine.video.frame_rules import RULES, smart_nframes
-from spava_app.engine.video.preprocess import PixelConfig, smart_resize
 from spava_app.engine.video.probe import probe
 from spava_app.engine.video.sample import sample_rule, sample_times
-from spava_app.engine.weights import read_config
 from spava_app.errors import InvalidInput
 
 totals = st.integers(1, 60) | st.integers(1, 200_000)

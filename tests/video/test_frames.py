@@ -11,7 +11,7 @@ from spava_app.engine.video.array_files import ArrayFiles
 from spava_app.engine.video.decode import decode_frames
 from spava_app.engine.video.frames import Frames, natural_order
 from spava_app.errors import InvalidInput, VideoError
-from spava_app.looking import Asked, look
+from spava_app.requests.media_input import Asked, look
 
 FRAMES = np.random.default_rng(0).integers(0, 256, (12, 20, 30, 3), dtype=np.uint8)
 

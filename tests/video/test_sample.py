@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from spava_app.engine.video.frame_index import FrameIndex
 from spava_app.engine.video.frame_rules import RULES
-from spava_app.engine.video.index import FrameIndex
 from spava_app.engine.video.probe import VideoInfo, probe
 from spava_app.engine.video.sample import sample_rule, sample_times
 from spava_app.errors import InvalidInput

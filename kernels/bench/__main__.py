@@ -1,0 +1,240 @@
+"""How fast the attention backends are, and what selection costs, beside a matrix product.
+
+    python -m spava_app.kernels.bench --json kernels.json
+
+Everything is measured in one process. A row names the query rows, the keys, the time of the first
+call (kernels and plans are built in it) and the median of the timed ones. FLOPs are 4 x D x H x the
+query-key pairs that the mask leaves.
+"""
+
+import argparse
+import platform
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import distributions
+
+import torch
+from torch import Tensor
+
+from spava_app.errors import SpavaError
+from spava_app.kernels.attention import BACKENDS, attention, choose_backend, visible_pairs
+from spava_app.kernels.bench.layer_share import layer_share
+from spava_app.kernels.bench.stopwatch import Timing, time_call
+from spava_app.output_file import JsonFile, add_json_option
+from spava_app.terminal_text import guard_terminal
+
+K = 1024
+HEADS = ((28, 4), (16, 2), (32, 8))  # Qwen2.5-VL 7B and 3B, Llama 3 8B
+HEAD_DIM = 128
+# (query rows, keys, causal): prefill, then a question and a new token against a long cache.
+LENGTHS = (
+    (16 * K, 16 * K, True),
+    (16 * K, 16 * K, False),
+    (16 * K, 32 * K, True),
+    (16 * K, 64 * K, False),
+    (64 * K, 64 * K, True),
+    (64, 32 * K, False),
+    (1, 32 * K, False),
+)
+MATMUL_SIZE = 8 * K
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to measure on; see `parse`."""
+
+    device: torch.device
+    dtype: torch.dtype
+    divide: int
+    runs: int | None
+    backends: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One backend on one shape."""
+
+    backend: str
+    heads: int
+    kv_heads: int
+    head_dim: int
+    query_rows: int
+    keys: int
+    causal: bool
+    composed: bool
+    tflops: float
+    of_matmul: float
+    time: Timing
+
+
+@dataclass(frozen=True)
+class Matmul:
+    """A product of two square matrices: what the rest of a run is compared with."""
+
+    size: int
+    tflops: float
+    time: Timing
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run, print tables and write `--json`; 2 for options that cannot be used, else 0."""
+    options, file = parse(arguments)
+    found = versions(options.device)
+    say(", ".join(f"{name} {value}" for name, value in found.items() if value))
+    try:
+        report = measure(options)
+    except SpavaError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
+    return file.save(report)
+
+
+def parse(arguments: Sequence[str] | None) -> tuple[Options, JsonFile]:
+    on_gpu = torch.cuda.is_available()
+    parser = argparse.ArgumentParser(prog="python -m spava_app.kernels.bench", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    add_json_option(parser)
+    parser.add_argument(
+        "--device", default="cuda" if on_gpu else "cpu", help="default: %(default)s"
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=["bfloat16", "float16", "float32"],
+        default="bfloat16" if on_gpu else "float32",
+        help="default: %(default)s",
+    )
+    parser.add_argument(
+        "--divide",
+        type=int,
+        default=1 if on_gpu else 128,
+        help="divide all lengths and sizes by this, for slow machines (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--runs", type=int, help="timed runs; by default 10 if one takes under 1 s, 3 under 10 s"
+    )
+    timed = [name for name in BACKENDS if name != "reference"]
+    parser.add_argument(
+        "--backends",
+        nargs="+",
+        default=timed,
+        choices=list(BACKENDS),
+        metavar="NAME",
+        help=f"of {', '.join(BACKENDS)}; by default all but the last",
+    )
+    given = parser.parse_args(arguments)
+    if given.divide < 1 or (given.runs is not None and given.runs < 1):
+        parser.error("--divide and --runs must be at least 1")
+    device = torch.device(given.device)
+    dtype = getattr(torch, given.dtype)
+    options = Options(device, dtype, given.divide, given.runs, tuple(given.backends))
+    return options, JsonFile(parser, given)
+
+
+def versions(device: torch.device) -> dict[str, str | int | None]:
+    on_gpu = device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name(device) if on_gpu else platform.processor() or "cpu",
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda if on_gpu else None,
+        "cudnn": torch.backends.cudnn.version() if on_gpu else None,
+        "flash_attn": ", ".join(
+            f"{item.name} {item.version}"
+            for item in distributions()
+            if item.name.replace("_", "-").startswith("flash-attn")
+        ),
+        "python": platform.python_version(),
+    }
+
+
+def measure(options: Options) -> dict[str, object]:
+    """The whole report, as it goes into the JSON file; tables are printed as they come."""
+    matmul = measure_matmul(options.device, options.dtype, options.divide, options.runs)
+    say(f"\nmatrix product {matmul.size}^3 in {options.dtype}: {matmul.tflops:.4g} TFLOP/s\n")
+
+    probe = torch.empty(K, 4, HEAD_DIM, dtype=options.dtype, device=options.device)
+    missing = {name: BACKENDS[name].unsupported(probe) for name in options.backends}
+    missing = {name: reason for name, reason in missing.items() if reason}
+    for name, reason in missing.items():
+        say(f"no {name}: {reason}")
+    usable = [name for name in options.backends if name not in missing]
+    rows = list(attention_rows(options, matmul.tflops, usable))
+
+    share = layer_share(options.device, options.dtype, options.divide, options.runs)
+    say(f"\n{share}")
+    return {
+        "versions": versions(options.device),
+        "dtype": str(options.dtype).removeprefix("torch."),
+        "divide": options.divide,
+        "matmul": asdict(matmul),
+        "missing": missing,
+        "attention": [asdict(row) for row in rows],
+        "layer": asdict(share),
+    }
+
+
+def measure_matmul(
+    device: torch.device, dtype: torch.dtype, divide: int = 1, runs: int | None = None
+) -> Matmul:
+    """Time a matrix product of 8192^3, or of smaller matrices."""
+    size = max(512, MATMUL_SIZE // divide)
+    a, b = (torch.randn(size, size, dtype=dtype, device=device) for _ in range(2))
+    time = time_call(lambda: a @ b, device, runs)
+    return Matmul(size, 2 * size**3 / time.median_ms / 1e9, time)
+
+
+def attention_rows(options: Options, peak: float, backends: Sequence[str]) -> Iterator[Row]:
+    say(f"{'heads':>6} {'rows x keys':>15} {'':6} {'backend':20}", end="")
+    say(f"{'TFLOP/s':>8} {'of matmul':>10} {'median ms':>10} {'p10':>9} {'p90':>9} {'first':>9}")
+    for heads, kv_heads in HEADS:
+        for query_rows, keys, causal in LENGTHS:
+            query_rows, keys = (max(1, n // options.divide) for n in (query_rows, keys))
+            q, k, v = random_inputs(options, query_rows, keys, heads, kv_heads)
+            chosen = choose_backend(q, k, causal=causal).name
+            pairs = visible_pairs(query_rows, keys, causal=causal)
+            for name in backends:
+                time = time_call(
+                    lambda q=q, k=k, v=v, causal=causal, name=name: attention(
+                        q, k, v, causal=causal, backend=name
+                    ),
+                    options.device,
+                    options.runs,
+                )
+                tflops = 4 * HEAD_DIM * heads * pairs / time.median_ms / 1e9
+                composed = causal and query_rows < keys and not BACKENDS[name].bottom_right
+                row = Row(
+                    *(name, heads, kv_heads, HEAD_DIM, query_rows, keys, causal, composed),
+                    *(tflops, tflops / peak, time),
+                )
+                say(line(row, auto=name == chosen))
+                yield row
+
+
+def random_inputs(
+    options: Options, query_rows: int, keys: int, heads: int, kv_heads: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    def random(rows: int, heads: int) -> Tensor:
+        return torch.randn(rows, heads, HEAD_DIM, dtype=options.dtype, device=options.device)
+
+    return random(query_rows, heads), random(keys, kv_heads), random(keys, kv_heads)
+
+
+def line(row: Row, *, auto: bool) -> str:
+    shape = f"{row.heads:>3}/{row.kv_heads:<2} {row.query_rows:>7} x {row.keys:<6}"
+    mask = "causal" if row.causal else "full"
+    name = row.backend + (" (auto)" if auto else "")
+    time = row.time
+    return (
+        f"{shape}{mask:7} {name:20}{row.tflops:>8.4g} {row.of_matmul:>10.1%}"
+        f" {time.median_ms:>10.4g} {time.p10_ms:>9.4g} {time.p90_ms:>9.4g} {time.first_ms:>9.4g}"
+    )
+
+
+def say(text: str, end: str = "\n") -> None:
+    sys.stdout.write(text + end)
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    guard_terminal()
+    sys.exit(main())
