@@ -58,10 +58,6 @@ class Request:
         media = [replace(medium, source=medium.source.portable()) for medium in self.media]
         return replace(self, media=tuple(media))
 
-    def on_this_machine(self) -> Self:
-        """On a rank: the same about the files as they are here."""
-        return replace(self, media=tuple(medium.on_this_machine() for medium in self.media))
-
     @property
     def shape(self) -> PromptShape:
         """What the method needs to know of the prompt."""

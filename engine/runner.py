@@ -10,18 +10,16 @@ import torch
 from torch import Tensor
 
 from spava_app.engine.comm import Comm
-from spava_app.engine.deadline import deadline_for
+from spava_app.engine.flops import logits_flops, prefill_flops, token_flops
 from spava_app.engine.kv_cache import KVCache
 from spava_app.engine.layout import Layout
 from spava_app.engine.models.decoder import Attend, Decoder
 from spava_app.engine.multimodal.encoder import FrontEnd
-from spava_app.engine.multimodal.exchange import indices
-from spava_app.engine.multimodal.unit_sharding import deal
+from spava_app.engine.multimodal.unit_sharding import deal, indices
 from spava_app.engine.parallel.base import Decode, make_method
-from spava_app.engine.planning.decoder_time import logits_flops, prefill_flops, token_flops
 from spava_app.engine.request import Request
 from spava_app.engine.sampler import Sampler
-from spava_app.engine.timing import StageTimer
+from spava_app.engine.timing import StageTimer, deadline_for
 from spava_app.errors import EngineError, InvalidInput, SpavaError
 
 Choose = Callable[[Tensor], int]

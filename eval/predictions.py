@@ -23,9 +23,9 @@ import torch
 
 from spava_app.api.answer import Answer
 from spava_app.api.video_qa import VideoQA
-from spava_app.embedded import EMBEDDED
 from spava_app.engine.bench.group import versions
 from spava_app.engine.bench.report import say
+from spava_app.engine.checkpoints.hub import EMBEDDED
 from spava_app.engine.checkpoints.random import write_random_checkpoint
 from spava_app.engine.models.geometries import GEOMETRIES
 from spava_app.engine.sampling import GREEDY

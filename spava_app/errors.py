@@ -11,8 +11,9 @@ import sys
 from fractions import Fraction
 from numbers import Integral, Real
 from traceback import format_exception
-from typing import Self
+from typing import Any, Self
 
+_OF_INTERNAL = ("where", "cause", "traceback")
 # Characters that travel between processes.
 _LONGEST_TRACEBACK = 2**15
 
@@ -208,3 +209,31 @@ def needed_count(field: str, value: object, *, least: int, most: int = sys.maxsi
     if count is None:
         raise InvalidInput(field, value, f"must be an integer of at least {least}")
     return count
+
+
+def encode_error(error: SpavaError) -> dict[str, Any]:
+    """The `error` message for a typed error."""
+    detail = {"type": type(error).__name__, "message": str(error)}
+    if isinstance(error, InvalidInput):
+        detail |= {"field": error.field, "value": _plain(error.value), "fix": error.fix}
+    elif isinstance(error, InternalError):
+        detail |= {name: getattr(error, name) for name in _OF_INTERNAL}
+    return {"error": detail}
+
+
+def decode_error(detail: dict[str, Any]) -> SpavaError:
+    """The error that `encode_error` was given; one of a type unknown here becomes an
+    `EngineError`.
+    """
+    kind = globals().get(detail["type"])
+    if not (isinstance(kind, type) and issubclass(kind, SpavaError)):
+        kind = EngineError
+    if issubclass(kind, InvalidInput):
+        return kind(detail["field"], detail["value"], detail["fix"])
+    if issubclass(kind, InternalError):
+        return kind(*(detail[name] for name in _OF_INTERNAL))
+    return kind(detail["message"])
+
+
+def _plain(value: object) -> object:
+    return value if isinstance(value, int | float | str | None) else repr(value)

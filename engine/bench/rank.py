@@ -21,9 +21,9 @@ from spava_app.engine.bench.host_memory import drop_from_cache, host_memory, sam
 from spava_app.engine.checkpoints.load import load_model
 from spava_app.engine.checkpoints.random import random_model
 from spava_app.engine.comm import Comm
+from spava_app.engine.flops import prefill_flops
 from spava_app.engine.models.registry import Model
 from spava_app.engine.parallel.base import make_method
-from spava_app.engine.planning.decoder_time import prefill_flops
 from spava_app.engine.planning.memory import predict
 from spava_app.engine.request import Request
 from spava_app.engine.runner import Runner

@@ -1,5 +1,5 @@
-"""Where a model comes from: a folder, or the Hugging Face hub, whose files are fetched once and
-kept in its cache.
+"""Where a model comes from: the embedded one, a folder, or the Hugging Face hub, whose files are
+fetched once and stay in its cache.
 """
 
 import os
@@ -7,9 +7,11 @@ import re
 import sys
 from pathlib import Path
 
+import spava_app
 from spava_app.errors import CheckpointError
 from spava_app.terminal_text import bars_drawn
 
+EMBEDDED = Path(spava_app.__file__).parent / "assets" / "spava-tiny-vl"
 WANTED = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 # Nothing in subfolders is read; "consolidated" files repeat the weights under other names.
 UNWANTED = ["*/*", "consolidated*"]
@@ -26,12 +28,14 @@ def resolve_model(model: str | Path) -> Path:
     """The folder that holds `model`, absolute.
 
     Args:
-        model: a folder, or a model of the hub, `org/name` or `org/name@revision`. A folder that
-            exists always wins; a `Path` never names a model of the hub.
+        model: "embedded", a folder, or a model of the hub, `org/name` or `org/name@revision`. A
+            folder that exists wins over the hub; a `Path` never names a model of it.
 
     Raises:
         CheckpointError: no such folder, or a model that the hub does not have or does not give.
     """
+    if model == "embedded":
+        return EMBEDDED
     path = os.path.expanduser(model)
     if path and os.path.isdir(path):
         return Path(path).absolute()

@@ -22,7 +22,7 @@ from typing import Self
 
 import numpy as np
 
-from spava_app.engine.private_files import open_regular, private_folder
+from spava_app.engine.folders import open_regular, private_folder
 
 _SUFFIX = ".units"
 _CHECKSUM = 16

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from spava_app.engine.comm import Comm
-from spava_app.engine.deadline import frames_deadline
 from spava_app.engine.layout import Layout
 from spava_app.engine.media import Media
 from spava_app.engine.models.internvl3 import InternVisionTower
@@ -21,12 +20,11 @@ from spava_app.engine.models.positions import multimodal_positions
 from spava_app.engine.models.qwen2_5_vl import VisionTower
 from spava_app.engine.models.vision_batch import PATCHES_PER_TOKEN, units_per_call
 from spava_app.engine.multimodal.embedding_cache import EmbeddingCache
-from spava_app.engine.multimodal.exchange import exchange_rows, indices
 from spava_app.engine.multimodal.pixel_stream import stream_units
 from spava_app.engine.multimodal.processors import Processor
-from spava_app.engine.multimodal.unit_sharding import parts_of
+from spava_app.engine.multimodal.unit_sharding import exchange_rows, indices, parts_of
 from spava_app.engine.request import Request
-from spava_app.engine.timing import StageTimer
+from spava_app.engine.timing import StageTimer, frames_deadline
 from spava_app.errors import Cancelled
 
 # Units that are sent to the cache at a time.

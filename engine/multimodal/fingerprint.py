@@ -3,11 +3,13 @@
 import hashlib
 from collections.abc import Iterable
 from contextlib import closing
+from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 
 from spava_app.engine.checkpoints.weight_files import weight_files
-from spava_app.engine.stamp import Stamp, stamp_of
+from spava_app.engine.media import Media, Stamp, stamp_of
+from spava_app.engine.request import Request
 from spava_app.engine.video.media_file import open_media
 from spava_app.errors import VideoError
 
@@ -40,6 +42,30 @@ def joined_content(contents: Iterable[str]) -> str:
     """The hash of several in their order; empty if one of them is."""
     parts = list(contents)
     return _hash(" ".join(parts).encode()).hexdigest() if all(parts) else ""
+
+
+def with_content(media: Media) -> Media:
+    """The same with the fingerprint that its embeddings are cached under; with none where one of
+    its files was changed since it was probed.
+    """
+    files = [file_content(path) for path in media.source.paths]
+    if tuple(stamp for _, stamp in files) != media.source.stamps:
+        return replace(media, content="")
+    contents = [content for content, _ in files]
+    content = contents[0] if len(files) == 1 else joined_content(contents)
+    return replace(media, content=content)
+
+
+def on_this_machine(request: Request) -> Request:
+    """On a rank: the same about the files as they are here; copies that may hold something else
+    are fingerprinted again.
+    """
+    media = []
+    for medium in request.media:
+        here = replace(medium, source=medium.source.on_this_machine())
+        changed = medium.content and here.source != medium.source
+        media.append(with_content(here) if changed else here)
+    return replace(request, media=tuple(media))
 
 
 def model_identity(folder: Path) -> str:

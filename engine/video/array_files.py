@@ -12,18 +12,14 @@ import os
 import tempfile
 import weakref
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Self
 
 import numpy as np
 from torch import Tensor
 
-from spava_app.engine.frame_source import FrameSource
-from spava_app.engine.stamp import stamp
+from spava_app.engine.media import DESCRIPTORS, FrameSource, stamp
 from spava_app.errors import InvalidInput, VideoError
 
-# Where a process sees its own descriptors.
-_FOLDER = "/dev/fd/"
 # Larger than the header of any array of frames.
 _HEADER = 4096
 
@@ -82,18 +78,13 @@ class ArrayFiles:
             raise InvalidInput("video", "an array of frames", fix) from None
         seen = stamp(os.fstat(file))
         return FrameSource(
-            "array", (f"{_FOLDER}{file}",), (seen,), shape[1:3], tuple(range(shape[0]))
+            "array", (f"{DESCRIPTORS}{file}",), (seen,), shape[1:3], tuple(range(shape[0]))
         )
 
 
 def descriptors(sources: Sequence[FrameSource]) -> list[int]:
     """The files of those that are arrays, in their order."""
     return [_descriptor(source) for source in sources if source.kind == "array"]
-
-
-def received(source: FrameSource, file: int) -> FrameSource:
-    """The same source in a process that has got its file."""
-    return replace(source, paths=(f"{_FOLDER}{file}",))
 
 
 def open_array(source: FrameSource) -> np.ndarray:
@@ -121,7 +112,7 @@ def _close(files: list[int]) -> None:
 
 
 def _descriptor(source: FrameSource) -> int:
-    return int(source.name.removeprefix(_FOLDER))
+    return int(source.name.removeprefix(DESCRIPTORS))
 
 
 def _pictures(frames: np.ndarray | Tensor, chosen: Sequence[int]) -> Iterator[np.ndarray]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spava_app.engine.frame_source import FrameSource
+from spava_app.engine.media import FrameSource
 from spava_app.engine.processes.wire import Message
 from spava_app.engine.video.array_files import open_array
 from spava_app.engine.video.decoder_process import decoder_process

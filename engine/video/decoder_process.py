@@ -16,15 +16,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
 
+from spava_app.engine.media import Stamp
 from spava_app.engine.processes.exit_status import is_stopped, oom_kills, start_error
 from spava_app.engine.processes.process_log import start_process
 from spava_app.engine.processes.wire import CONVERT, Message, Wire
-from spava_app.engine.stamp import Stamp
 from spava_app.engine.video.decoder_exit import exit_error, silence_error
 from spava_app.engine.video.media_file import open_media
 from spava_app.engine.video.sandbox.confinement.restrict import Measure
-from spava_app.engine.workers.channel import decode_error, encode_error
-from spava_app.errors import InternalError, SpavaError, VideoError
+from spava_app.errors import InternalError, SpavaError, VideoError, decode_error, encode_error
 from spava_app.forked import is_forked
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
-from spava_app.engine.frame_source import Seek
+from spava_app.engine.media import Seek
 
 # How many key frames back decoding may start when it fails from the nearest one: 0, 1, 3, 7, 15.
 _TRIES = 5

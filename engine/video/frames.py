@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from spava_app.engine.frame_source import FrameSource
+from spava_app.engine.media import FrameSource
 from spava_app.engine.video.array_files import ArrayFiles
 from spava_app.engine.video.frame_index import FrameIndex
 from spava_app.engine.video.probe import VideoInfo, picture_files

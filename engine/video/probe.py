@@ -8,12 +8,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from spava_app.engine.frame_source import FrameSource
-from spava_app.engine.stamp import Stamp
+from spava_app.engine.media import FrameSource, Stamp
 from spava_app.engine.video.decoder_process import decoder_process
 from spava_app.engine.video.frame_index import FrameIndex
-from spava_app.engine.video.local_path import as_given, local_path
-from spava_app.engine.video.media_file import is_folder
+from spava_app.engine.video.media_file import as_given, is_folder, local_path
 from spava_app.engine.video.picture_formats import MOST_PIXELS, pictures_in
 from spava_app.errors import VideoError
 

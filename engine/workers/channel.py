@@ -9,20 +9,18 @@ ends of an internal error. Nothing is unpickled on either side.
 import json
 import os
 import socket
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from multiprocessing.connection import Connection
 from typing import Any
-
-from spava_app import errors
-from spava_app.errors import EngineError, InternalError, InvalidInput, SpavaError
 
 # Longer than any message there is; what claims to be more is no message.
 _LONGEST = 2**28
 # What carries a descriptor.
 _FILE = b"f"
 _CLOEXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
-_OF_INTERNAL = ("where", "cause", "traceback")
 
 
 def send(connection: Connection, message: dict[str, Any]) -> None:
@@ -76,29 +74,38 @@ def plain(value: object) -> Any:
     return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
 
 
-def encode_error(error: SpavaError) -> dict[str, Any]:
-    """The `error` message for a typed error."""
-    detail = {"type": type(error).__name__, "message": str(error)}
-    if isinstance(error, InvalidInput):
-        detail |= {"field": error.field, "value": _plain(error.value), "fix": error.fix}
-    elif isinstance(error, InternalError):
-        detail |= {name: getattr(error, name) for name in _OF_INTERNAL}
-    return {"error": detail}
+# Seconds between two heartbeats.
+EVERY = 1.0
 
 
-def decode_error(detail: dict[str, Any]) -> SpavaError:
-    """The error that `encode_error` was given; one of a type unknown here becomes an
-    `EngineError`.
-    """
-    kind = getattr(errors, detail["type"], None)
-    if not (isinstance(kind, type) and issubclass(kind, SpavaError)):
-        kind = EngineError
-    if issubclass(kind, InvalidInput):
-        return kind(detail["field"], detail["value"], detail["fix"])
-    if issubclass(kind, InternalError):
-        return kind(*(detail[name] for name in _OF_INTERNAL))
-    return kind(detail["message"])
+class Reports:
+    """What one rank tells the driver."""
 
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._lock = threading.Lock()
 
-def _plain(value: object) -> object:
-    return value if isinstance(value, int | float | str | None) else repr(value)
+    def send(self, message: dict[str, Any]) -> None:
+        """Send one message; raises OSError when the driver is gone."""
+        with self._lock:
+            send(self._connection, message)
+
+    @contextmanager
+    def beating(self) -> Iterator[None]:
+        """Say once in a while that this process lives, during the `with` block. Not beyond it:
+        nobody reads what an idle rank says.
+        """
+        done = threading.Event()
+        thread = threading.Thread(target=self._beat, args=(done,), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+
+    def _beat(self, done: threading.Event) -> None:
+        try:
+            while not done.wait(EVERY):
+                self.send({"alive": True})
+        except OSError:
+            pass  # the driver is gone: who listens to it ends the process

@@ -20,7 +20,7 @@ from spava_app.engine.workers import channel, liveness
 from spava_app.engine.workers.launcher import Ended, Launcher, Meeting, Worker
 from spava_app.engine.workers.liveness import GRACE_SECONDS, Watch
 from spava_app.engine.workers.settings import WorkerSettings
-from spava_app.errors import EngineDown, InternalError, OutOfMemory, SpavaError
+from spava_app.errors import EngineDown, InternalError, OutOfMemory, SpavaError, decode_error
 
 logger = logging.getLogger(__name__)
 
@@ -163,7 +163,7 @@ class Group:
                     raise self._fault(rank, value, watched.stages[rank])
                 elif name == "error":
                     answers[rank] = value
-                    failure = failure or channel.decode_error(value)
+                    failure = failure or decode_error(value)
                 elif rank == 0 and name != "alive":
                     on_message(name, value["name"] if name == "stage" else value)
                     watched.progressed()  # what a callback takes is not the workers' time

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Protocol, Self
 
 from spava_app.engine.devices import num_cores
+from spava_app.engine.folders import ScratchFolder
 from spava_app.engine.processes.exit_status import start_error
 from spava_app.engine.processes.process_log import ProcessLog, start_process
-from spava_app.engine.scratch import ScratchFolder
 from spava_app.engine.workers.settings import WorkerSettings
 
 logger = logging.getLogger(__name__)

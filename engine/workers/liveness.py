@@ -8,7 +8,7 @@ collective most likely, sends heartbeats and nothing else, until its stage's dea
 import time
 from collections.abc import Iterable
 
-from spava_app.engine.workers.heartbeat import EVERY
+from spava_app.engine.workers.channel import EVERY
 from spava_app.errors import EngineDown
 
 # How long the other ranks may take to end a request after one has failed.

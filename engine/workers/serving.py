@@ -15,15 +15,15 @@ from spava_app.engine.comm import Comm
 from spava_app.engine.devices import torch_threads
 from spava_app.engine.multimodal.embedding_cache import EmbeddingCache, Kind
 from spava_app.engine.multimodal.encoder import FrontEnd
+from spava_app.engine.multimodal.fingerprint import on_this_machine
 from spava_app.engine.multimodal.processors import make_processor
 from spava_app.engine.multimodal.warnings import warnings_noted
 from spava_app.engine.request import Request
 from spava_app.engine.runner import PeerError, Runner
 from spava_app.engine.timing import StageTimer
-from spava_app.engine.workers import channel
 from spava_app.engine.workers.oom import told_when_exhausted
 from spava_app.engine.workers.settings import DISK_BYTES, MEMORY_BYTES, WorkerSettings
-from spava_app.errors import SpavaError
+from spava_app.errors import SpavaError, encode_error
 from spava_app.kernels import windows
 
 logger = logging.getLogger(__name__)
@@ -106,7 +106,7 @@ def serve(
             torch.cuda.reset_peak_memory_stats(runner.device)
         exhausted = told_when_exhausted(runner.comm.rank, runner.device, lambda: timer.current)
         with warnings_noted() as noted, exhausted:
-            asked = Request.from_json(request, files).on_this_machine()
+            asked = on_this_machine(Request.from_json(request, files))
             for token in runner.run(asked, timer, cancelled):
                 send({"token": token})
                 tokens.append(token)
@@ -122,7 +122,7 @@ def serve(
     except PeerError as error:
         send({"peer_failed": str(error)})
     except SpavaError as error:
-        send(channel.encode_error(error))
+        send(encode_error(error))
     finally:
         for file in files:
             os.close(file)

@@ -1,17 +1,10 @@
 """What a worker process is told at its start."""
 
 import json
-import os
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 # Bounds of the cache of visual embeddings: of all processes, and of each worker.
 DISK_BYTES, MEMORY_BYTES = 10 * 2**30, 2**30
-
-
-def cache_folder() -> Path:
-    """Where visual embeddings are kept: SPAVA_CACHE, else ~/.cache/spava."""
-    return Path(os.environ.get("SPAVA_CACHE") or Path.home() / ".cache" / "spava").absolute()
 
 
 @dataclass(frozen=True)

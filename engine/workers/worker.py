@@ -19,9 +19,9 @@ from typing import NoReturn
 from spava_app.engine.processes.exit_status import LOST_PEER
 from spava_app.engine.processes.process_log import LEVEL_VARIABLE, send_records
 from spava_app.engine.workers import channel
-from spava_app.engine.workers.heartbeat import Reports
+from spava_app.engine.workers.channel import Reports
 from spava_app.engine.workers.settings import WorkerSettings
-from spava_app.errors import InternalError, SpavaError
+from spava_app.errors import InternalError, SpavaError, encode_error
 
 logger = logging.getLogger("spava_app.engine.workers.worker")  # also where it is `__main__`
 
@@ -50,7 +50,7 @@ def main() -> None:
             with reports.beating():
                 serve(runner, request, cancelled.is_set, reports.send, files)
     except SpavaError as error:
-        reports.send(channel.encode_error(error))
+        reports.send(encode_error(error))
         sys.exit(error.exit_code)
     except Exception as error:  # noqa: BLE001 (whatever it is, the driver is to know)
         _end_with_fault(error, settings.rank, reports)
@@ -67,7 +67,7 @@ def _end_with_fault(error: Exception, rank: int, reports: Reports) -> NoReturn:
         else:
             fault = InternalError.of(f"rank {rank}", error)
             logger.error("internal error", exc_info=error)
-            reports.send({"fault": channel.encode_error(fault)["error"]})
+            reports.send({"fault": encode_error(fault)["error"]})
     finally:
         os._exit(code)
 

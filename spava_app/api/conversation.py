@@ -12,7 +12,7 @@ from typing_extensions import Unpack
 from spava_app.api.answer import Answer
 from spava_app.api.session import OnEvent, OnText, Session
 from spava_app.api.streaming import Event, streamed
-from spava_app.engine.stamp import stamp_of
+from spava_app.engine.media import stamp_of
 from spava_app.engine.video.array_files import ArrayFiles
 from spava_app.engine.workers.fair_lock import Turns
 from spava_app.errors import EngineError

@@ -15,9 +15,9 @@ import torch
 
 from spava_app.api.answer import Answer, Usage
 from spava_app.api.question_log import QuestionLog, question_logged
-from spava_app.embedded import EMBEDDED, NO_TEXTS, is_embedded, warnings_about
 from spava_app.engine.checkpoints.hub import resolve_model
 from spava_app.engine.checkpoints.load import read_config
+from spava_app.engine.folders import cache_folder
 from spava_app.engine.multimodal.processors import make_processor
 from spava_app.engine.planning.method_choice import variants
 from spava_app.engine.planning.plan import Plan
@@ -25,12 +25,12 @@ from spava_app.engine.planning.predictor import Forecaster
 from spava_app.engine.video.array_files import ArrayFiles
 from spava_app.engine.workers.engine import Engine
 from spava_app.engine.workers.group import never
-from spava_app.engine.workers.settings import cache_folder
 from spava_app.engine.workers.torchrun.calls import calls_here
 from spava_app.errors import Cancelled, CheckpointError, InvalidInput, SpavaWarning
 from spava_app.forked import check_not_forked
 from spava_app.requests.bounded_text import MOST_BYTES
 from spava_app.requests.builder import Preparer
+from spava_app.requests.embedded import NO_TEXTS, is_embedded, warnings_about
 from spava_app.requests.generation_config import GenerationDefaults
 from spava_app.requests.media_input import Asked, Seen, look
 from spava_app.requests.prompt import PromptBuilder
@@ -91,7 +91,7 @@ class Session:
         device, ranks = choose_ranks(gpus, cpu_ranks, self._calls.place)
         methods = variants(method, method_options, ranks)
         RENDERER.start()  # it loads its library while ours load
-        folder = EMBEDDED if model == "embedded" else resolve_model(model)
+        folder = resolve_model(model)
         config = read_config(folder)
         processor = make_processor(folder, config)
         if sees and processor is None:

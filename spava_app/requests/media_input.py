@@ -8,8 +8,7 @@ from typing import Any, Self
 import numpy as np
 from torch import Tensor
 
-from spava_app.engine.frame_source import FrameSource
-from spava_app.engine.media import Media
+from spava_app.engine.media import FrameSource, Media
 from spava_app.engine.multimodal.processors import Fit
 from spava_app.engine.multimodal.token_budget import FLOOR_TOKENS
 from spava_app.engine.sampling import Sampling

@@ -12,10 +12,14 @@ import pytest
 import torch
 from bare_media import bare_media
 
+from spava_app.engine.folders import open_regular, private_folder, read_private
 from spava_app.engine.multimodal.embedding_cache import EmbeddingCache, Kind
-from spava_app.engine.planning.hardware_profiles import machine_file, save_machine, this_machine
-from spava_app.engine.planning.known_machines import default_machine
-from spava_app.engine.private_files import open_regular, private_folder, read_private
+from spava_app.engine.planning.hardware_profiles import (
+    default_machine,
+    machine_file,
+    save_machine,
+    this_machine,
+)
 from spava_app.errors import SpavaWarning
 from spava_app.output_file import output_file
 

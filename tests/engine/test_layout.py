@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spava_app.engine.deadline import LEAST_SECONDS, deadline_for, frames_deadline
+from spava_app.engine.flops import prefill_flops, token_flops
 from spava_app.engine.layout import (
     Layout,
     PromptShape,
@@ -18,7 +18,7 @@ from spava_app.engine.layout import (
 from spava_app.engine.models.config.decoder import DecoderConfig
 from spava_app.engine.models.config.rope import RopeConfig
 from spava_app.engine.parallel.base import make_method, methods
-from spava_app.engine.planning.decoder_time import prefill_flops, token_flops
+from spava_app.engine.timing import LEAST_SECONDS, deadline_for, frames_deadline
 from spava_app.errors import InvalidInput
 
 METHODS = tuple(methods())

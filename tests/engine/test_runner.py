@@ -16,12 +16,12 @@ from safetensors.torch import load_file, save_file
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from spava_app.engine.checkpoints.load import load_model
-from spava_app.engine.deadline import deadline_for
 from spava_app.engine.models.positions import multimodal_positions
 from spava_app.engine.multimodal.pixels.config import PixelConfig
 from spava_app.engine.multimodal.pixels.patches import patchify_frames
 from spava_app.engine.multimodal.processors import QwenProcessor
 from spava_app.engine.request import Request
+from spava_app.engine.timing import deadline_for
 from spava_app.engine.video.decode import decode_frames
 
 VIDEO_ID, VISION_START, VISION_END = 290, 292, 293

@@ -6,7 +6,7 @@ from torch import Tensor
 from spava_app.engine.comm import Comm
 from spava_app.engine.kv_cache import KVCache
 from spava_app.engine.layout import PromptShape
-from spava_app.engine.multimodal.exchange import indices
+from spava_app.engine.multimodal.unit_sharding import indices
 from spava_app.engine.parallel.base import Decode, make_method
 
 HEADS = (28, 4, 128)  # Qwen2.5-VL-7B

@@ -13,7 +13,7 @@ from spava_app.engine.layout import PromptShape
 from spava_app.engine.models.config.decoder import DecoderConfig
 from spava_app.engine.models.config.rope import RopeConfig
 from spava_app.engine.models.decoder import Decoder
-from spava_app.engine.multimodal.exchange import indices
+from spava_app.engine.multimodal.unit_sharding import indices
 from spava_app.engine.parallel.base import Decode, make_method
 
 LAYERS, NEW_TOKENS = 2, 3

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from spava_app.engine.frame_source import FrameSource
+from spava_app.engine.media import FrameSource
 from spava_app.engine.video.array_files import ArrayFiles, descriptors, open_array, received
 from spava_app.engine.video.decode import decode_frames
 from spava_app.engine.workers import channel
@@ -100,7 +100,7 @@ import json, sys
 from multiprocessing.connection import Connection
 from spava_app.engine.workers import channel
 from spava_app.engine.video.array_files import open_array, received
-from spava_app.engine.frame_source import FrameSource
+from spava_app.engine.media import FrameSource
 connection = Connection(int(sys.argv[1]))
 message = channel.receive(connection)
 files = channel.receive_files(connection, message["files"])

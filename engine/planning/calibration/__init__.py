@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import TextIO
 
 from spava_app.engine.devices import cards, device_name, num_cores
+from spava_app.engine.folders import private_folder
 from spava_app.engine.planning.hardware import Machine
-from spava_app.engine.planning.hardware_profiles import machine_file, save_machine
-from spava_app.engine.planning.known_machines import default_machine
-from spava_app.engine.private_files import private_folder
+from spava_app.engine.planning.hardware_profiles import default_machine, machine_file, save_machine
 from spava_app.errors import EngineDown, InvalidInput
 
 # Ranks that measure the link between processes on a CPU.

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from spava_app.engine.comm import Comm
 from spava_app.engine.devices import num_cores
-from spava_app.engine.frame_source import FrameSource
-from spava_app.engine.media import Media
+from spava_app.engine.media import FrameSource, Media
 from spava_app.engine.models.flops import qwen_config
 from spava_app.engine.models.qwen2_5_vl import VisionTower
 from spava_app.engine.models.vision_batch import MAX_UNITS

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from spava_app.engine.frame_source import FrameSource
+from spava_app.engine.media import FrameSource
 from spava_app.engine.video.media_file import MediaFile, fail
 from spava_app.engine.video.sandbox.files import Files
 from spava_app.engine.video.sandbox.pictures.animation import AnimationReader

@@ -9,7 +9,7 @@ from typing import Self
 from spava_app.engine.processes.wire import Wire
 from spava_app.engine.video.media_file import MediaFile
 from spava_app.engine.video.sandbox.pulse import Pulse
-from spava_app.engine.workers.channel import decode_error
+from spava_app.errors import decode_error
 
 # Asked for before they are needed: who gives them may be busy with frames that are done.
 _AHEAD = 16

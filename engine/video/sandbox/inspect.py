@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from av.error import FFmpegError
 
-from spava_app.engine.stamp import Stamp
+from spava_app.engine.media import Stamp
 from spava_app.engine.video.card_mark import is_card_video
 from spava_app.engine.video.media_file import MediaFile, fail
 from spava_app.engine.video.picture_formats import FORMATS, MOST_PIXELS

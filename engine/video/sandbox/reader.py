@@ -13,7 +13,7 @@ from av.video.frame import PictureType, VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
-from spava_app.engine.frame_source import FrameSource, Seek
+from spava_app.engine.media import FrameSource, Seek
 from spava_app.engine.video.media_file import MediaFile, fail
 from spava_app.engine.video.sandbox.container.clock import Clock
 from spava_app.engine.video.sandbox.container.key_frames import is_header

@@ -18,8 +18,7 @@ from spava_app.engine.processes.exit_status import memory_was_refused
 from spava_app.engine.processes.process_log import LEVEL_VARIABLE, send_records
 from spava_app.engine.processes.wire import Wire
 from spava_app.engine.video.sandbox.confinement.restrict import lock_down
-from spava_app.engine.workers.channel import encode_error
-from spava_app.errors import InternalError, OutOfMemory
+from spava_app.errors import InternalError, OutOfMemory, encode_error
 
 logger = logging.getLogger("spava_app.engine.video.sandbox.server")  # also where it is `__main__`
 

@@ -19,15 +19,14 @@ from typing import Any
 
 from av.error import FFmpegError
 
-from spava_app.engine.frame_source import FrameSource
+from spava_app.engine.media import FrameSource
 from spava_app.engine.processes.wire import CONVERT, HungUp, Message, Wire
 from spava_app.engine.video.sandbox.backends import open_reader
 from spava_app.engine.video.sandbox.files import Files
 from spava_app.engine.video.sandbox.inspect import look, picture_shapes
 from spava_app.engine.video.sandbox.pulse import Pulse
 from spava_app.engine.video.shared_ring import map_ring
-from spava_app.engine.workers.channel import encode_error
-from spava_app.errors import InternalError, InvalidInput, VideoError
+from spava_app.errors import InternalError, InvalidInput, VideoError, encode_error
 
 logger = logging.getLogger(__name__)
 

@@ -14,9 +14,10 @@ from typing import Any
 import psutil
 
 from spava_app.engine.devices import num_cores
+from spava_app.engine.folders import cache_folder
 from spava_app.engine.workers import channel
 from spava_app.engine.workers.launcher import Ended, WorkerProcess
-from spava_app.engine.workers.settings import WorkerSettings, cache_folder
+from spava_app.engine.workers.settings import WorkerSettings
 from spava_app.engine.workers.torchrun.environment import Place
 from spava_app.engine.workers.torchrun.listener import Address, clear_away, knock
 from spava_app.errors import EngineDown, EngineError

@@ -18,7 +18,7 @@ from spava_app.engine.workers.torchrun.agent import Agent
 from spava_app.engine.workers.torchrun.environment import Place
 from spava_app.engine.workers.torchrun.launcher import AgentLauncher
 from spava_app.engine.workers.torchrun.rendezvous import look_up
-from spava_app.errors import EngineDown, EngineError, SpavaError
+from spava_app.errors import EngineDown, EngineError, SpavaError, decode_error, encode_error
 
 T = TypeVar("T")
 Told = Callable[..., None] | None
@@ -130,7 +130,7 @@ class Leader:
                 kind = type(error).__name__
                 typed = error if isinstance(error, SpavaError) else None
                 stopped = EngineError(f"{name} ended on rank 0 with {kind}")
-                self._tell(number, **channel.encode_error(typed or stopped))
+                self._tell(number, **encode_error(typed or stopped))
                 raise
             self._tell(number, **message)
             return value
@@ -174,7 +174,7 @@ class Follower:
                     fix = "all processes must make the same calls in the same order"
                     raise EngineError(f"call {number} is {name} here, {begun} on rank 0: {fix}")
                 if "error" in message:
-                    error = channel.decode_error(message["error"])
+                    error = decode_error(message["error"])
                     error.elsewhere = True
                     raise error
                 if "result" in message:

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from spava_app.engine.scratch import ScratchFolder
+from spava_app.engine.folders import ScratchFolder
 from spava_app.errors import EngineDown
 
 # What a hello may take from the connection on, and its length.

@@ -17,11 +17,11 @@ import torch
 from PIL import Image
 
 from spava_app import Frames, VideoQA
-from spava_app.embedded import MEANINGLESS
 from spava_app.engine.synthetic.cards import CardScene
 from spava_app.engine.video.decode import decode_frames
 from spava_app.engine.video.probe import probe
 from spava_app.errors import EngineDown, InvalidInput, VideoError, VideoWarning
+from spava_app.requests.embedded import MEANINGLESS
 
 WARNING = (
     r"damaged\.mp4: [2-5] of 120 frames damaged between 2[34]\.\d s and 25\.0 s: neighbours used"

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from spava_app.api.video_qa import VideoQA
-from spava_app.embedded import EMBEDDED
+from spava_app.engine.checkpoints.hub import EMBEDDED
 from spava_app.engine.checkpoints.load import read_config
 from spava_app.engine.models.geometries import GEOMETRIES
 from spava_app.engine.multimodal.pixels.config import PixelConfig

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 
 from spava_app.api.answer import Answer
 from spava_app.api.video_qa import VideoQA
-from spava_app.embedded import EMBEDDED
+from spava_app.engine.checkpoints.hub import EMBEDDED
 from spava_app.engine.sampling import Sampling
 from spava_app.engine.synthetic.cards import CardScene
 from spava_app.errors import CheckpointError, EngineError, InvalidInput, VideoError

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from spava_app import doctor
 from spava_app.cli import main as cli
-from spava_app.diagnosis import Check, Diagnosis
+from spava_app.doctor import Check, Diagnosis
 from spava_app.engine.planning.hardware import Machine
 from spava_app.engine.planning.hardware_profiles import machine_file, this_machine
 

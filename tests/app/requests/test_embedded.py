@@ -18,9 +18,10 @@ from typer.testing import CliRunner
 
 from spava_app import Answer, Frames, TextQA, VideoQA
 from spava_app.cli import main as cli
-from spava_app.embedded import EMBEDDED, MEANINGLESS
+from spava_app.engine.checkpoints.hub import EMBEDDED
 from spava_app.engine.synthetic.cards import CardScene, random_scene, write_video
 from spava_app.errors import CheckpointError, SpavaWarning
+from spava_app.requests.embedded import MEANINGLESS
 
 QUESTION = "What is in this video?"
 ARRAY = np.zeros((8, 64, 64, 3), np.uint8)

@@ -14,7 +14,7 @@ from av.video.stream import VideoStream
 from internvl_layouts import write_tokenizer
 from PIL import Image
 
-from spava_app.embedded import EMBEDDED
+from spava_app.engine.checkpoints.hub import EMBEDDED
 from spava_app.engine.checkpoints.load import read_config
 from spava_app.engine.multimodal.pixels.config import PixelConfig
 from spava_app.engine.multimodal.pixels.tiles import TileConfig

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import spava_app
-from spava_app.api.session import EMBEDDED
+from spava_app.engine.checkpoints.hub import EMBEDDED
 
 ROOT = Path(spava_app.__file__).parent
 # Loads every folder that is named, says how it went, then what is left of standard input.

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, InternVLConfig, InternVLForConditionalGeneration
 
 from spava_app.api.video_qa import VideoQA
-from spava_app.embedded import EMBEDDED
+from spava_app.engine.checkpoints.hub import EMBEDDED
 from spava_app.engine.checkpoints.load import read_config
 from spava_app.engine.multimodal.pixels.tiles import TileConfig
 from spava_app.engine.multimodal.processors import Fit, InternVLProcessor, make_processor

@@ -18,10 +18,9 @@ from bare_media import bare_media
 from clips import write_video
 from PIL import Image
 
-from spava_app.engine.frame_source import FrameSource
-from spava_app.engine.media import Media
+from spava_app.engine.media import FrameSource, Media
 from spava_app.engine.multimodal.embedding_cache import EmbeddingCache, Kind
-from spava_app.engine.multimodal.fingerprint import file_content
+from spava_app.engine.multimodal.fingerprint import file_content, with_content
 from spava_app.engine.video import shared_ring as ring
 from spava_app.engine.video.decode import decode_frames
 from spava_app.engine.video.frames import Frames
@@ -122,7 +121,7 @@ def test_a_video_that_is_removed_while_it_is_decoded(
 ) -> None:
     """It was read as it was; but what it was can be looked up nowhere."""
     monkeypatch.setattr(ring, "PREFETCH_BYTES", 1)
-    media = medium(probe(clip).source(range(40))).hashed()
+    media = with_content(medium(probe(clip).source(range(40))))
     whole = [group.pictures.copy() for group in decode_frames(media.source)]
     assert is_kept(media)
     frames = decode_frames(media.source)
@@ -135,7 +134,7 @@ def test_a_video_that_is_removed_while_it_is_decoded(
 
 @EXCHANGES
 def test_a_video_between_the_decoder_and_keeping(exchange: Exchange, clip: Path) -> None:
-    media = medium(probe(clip).source(range(40))).hashed()
+    media = with_content(medium(probe(clip).source(range(40))))
     assert media.content == file_content(clip)[0] != ""
     exchange(clip)
     assert not is_kept(media)

@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 
 from spava_app.engine.layout import Layout, PromptShape
 from spava_app.engine.media import Media
-from spava_app.engine.multimodal.exchange import indices
-from spava_app.engine.multimodal.unit_sharding import _assign, deal
+from spava_app.engine.multimodal.unit_sharding import _assign, deal, indices
 from spava_app.engine.parallel.base import make_method, methods
 
 

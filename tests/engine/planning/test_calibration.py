@@ -7,8 +7,7 @@ import pytest
 from spava_app.engine.devices import cards
 from spava_app.engine.planning import calibration as calibration
 from spava_app.engine.planning.calibration import calibrate
-from spava_app.engine.planning.hardware_profiles import this_machine
-from spava_app.engine.planning.known_machines import default_machine
+from spava_app.engine.planning.hardware_profiles import default_machine, this_machine
 from spava_app.errors import EngineDown, InvalidInput
 
 

@@ -11,8 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spava_app.engine.planning.hardware import Curve, Machine
-from spava_app.engine.planning.hardware_profiles import machine_file, save_machine, this_machine
-from spava_app.engine.planning.known_machines import default_machine
+from spava_app.engine.planning.hardware_profiles import (
+    default_machine,
+    machine_file,
+    save_machine,
+    this_machine,
+)
 from spava_app.errors import SpavaWarning
 
 CPU = default_machine("cpu", "some processor", 8)

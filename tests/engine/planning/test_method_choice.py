@@ -11,7 +11,7 @@ from spava_app.engine.models.config.decoder import DecoderConfig
 from spava_app.engine.models.geometries import GEOMETRIES
 from spava_app.engine.parallel.base import Method, make_method
 from spava_app.engine.planning.decoder_time import DecoderCosts
-from spava_app.engine.planning.known_machines import default_machine
+from spava_app.engine.planning.hardware_profiles import default_machine
 from spava_app.engine.planning.method_choice import TIE, Choice, choose, variants
 from spava_app.errors import InvalidInput
 

@@ -10,8 +10,8 @@ import torch
 from bare_media import bare_media
 
 from spava_app.engine.bench.cases import read_case
-from spava_app.engine.frame_source import FrameSource
 from spava_app.engine.layout import PromptShape
+from spava_app.engine.media import FrameSource
 from spava_app.engine.models.config.decoder import DecoderConfig
 from spava_app.engine.models.flops import internvit_config, qwen_config
 from spava_app.engine.models.geometries import GEOMETRIES
@@ -22,7 +22,7 @@ from spava_app.engine.parallel.buffers import HeadShape
 from spava_app.engine.planning.decoder_time import DecoderCosts
 from spava_app.engine.planning.encoder_time import FrontCosts
 from spava_app.engine.planning.hardware import Curve, Machine
-from spava_app.engine.planning.known_machines import default_machine
+from spava_app.engine.planning.hardware_profiles import default_machine
 from spava_app.engine.planning.video_time import Decoding
 
 RESULTS = Path(__file__).parents[3] / "docs" / "results"

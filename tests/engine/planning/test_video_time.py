@@ -5,8 +5,7 @@ from typing import Any
 import pytest
 from bare_media import bare_media
 
-from spava_app.engine.frame_source import FrameSource
-from spava_app.engine.media import Media
+from spava_app.engine.media import FrameSource, Media
 from spava_app.engine.planning.video_time import Decoding
 
 # Of a process for each of its units; decoded one per second at this rate.

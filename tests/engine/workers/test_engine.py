@@ -32,6 +32,8 @@ from spava_app.errors import (
     InvalidInput,
     SpavaError,
     VideoError,
+    decode_error,
+    encode_error,
 )
 
 
@@ -229,7 +231,7 @@ def test_broken_model_is_told_at_start(tmp_path: Path) -> None:
 )
 def test_errors_travel(error: SpavaError) -> None:
     for copy in (
-        channel.decode_error(channel.encode_error(error)["error"]),
+        decode_error(encode_error(error)["error"]),
         pickle.loads(pickle.dumps(error)),
     ):
         assert type(copy) is type(error)
@@ -239,7 +241,7 @@ def test_errors_travel(error: SpavaError) -> None:
 
 @pytest.mark.parametrize("kind", ["sys", "nothing", "check_count", "Exception"])
 def test_an_error_of_no_known_type_is_an_engine_error(kind: str) -> None:
-    copy = channel.decode_error({"type": kind, "message": "odd"})
+    copy = decode_error({"type": kind, "message": "odd"})
     assert (type(copy), str(copy)) == (EngineError, "odd")
 
 

@@ -3,8 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from spava_app.engine.frame_source import FrameSource
-from spava_app.engine.media import Media
+from spava_app.engine.media import FrameSource, Media
 
 
 def bare_media(

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from generation import generate, text_request
 
-from spava_app.engine import deadline
+from spava_app.engine import timing
 from spava_app.engine.comm import Comm
 
 
@@ -58,7 +58,7 @@ def hang_before_the_prefill(comm: Comm, checkpoint: Path, least: float) -> str:
     """Rank 0 runs a request; rank 1 lives and does nothing."""
     if comm.rank == 1:
         return "away"
-    deadline.LEAST_SECONDS = least
+    timing.LEAST_SECONDS = least
     request = text_request(range(40), method="spava")
     return error_of(lambda: generate(comm, checkpoint, None, request))
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from spava_app.engine.comm import Comm, Pending
 from spava_app.engine.kv_cache import KVCache
 from spava_app.engine.layout import PromptShape
-from spava_app.engine.multimodal.exchange import indices
+from spava_app.engine.multimodal.unit_sharding import indices
 from spava_app.engine.parallel.base import make_method
 from spava_app.engine.parallel.buffers import HeadShape
 from spava_app.engine.parallel.work import num_pairs

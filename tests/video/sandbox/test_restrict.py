@@ -25,7 +25,7 @@ sys.path.append({support!r})
 import attempts, os
 from spava_app.engine.video.sandbox.confinement import restrict as sandbox
 from spava_app.engine.video.sandbox import service
-from spava_app.engine.stamp import stamp
+from spava_app.engine.media import stamp
 {change}
 def look(file, pulse):
     secret, folder = {secret!r}, {folder!r}

@@ -1,12 +1,10 @@
-"""The embedded model: where it is, what it can do, and the warning where it is asked for more."""
+"""The embedded model: what it can do, and the warning where it is asked for more."""
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 from spava_app.requests.media_input import Seen
 
-EMBEDDED = Path(__file__).parent / "assets" / "spava-tiny-vl"
 NO_TEXTS = "knows coloured cards and no texts: give the folder of a language model"
 MEANINGLESS = (
     "the embedded model only reads coloured cards in videos from `spava synth`; its answer to "

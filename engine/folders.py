@@ -8,10 +8,16 @@ at, by its descriptor.
 
 import errno
 import os
+import shutil
 import stat
+import tempfile
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from spava_app.errors import InvalidInput
+from spava_app.forked import is_forked
 
 _OF_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
@@ -96,3 +102,41 @@ def _check_folder(status: os.stat_result, name: str) -> None:
         raise OSError(errno.EPERM, f"{name} belongs to another user")
     if status.st_mode & _OF_OTHERS:
         raise OSError(errno.EPERM, f"others may write to {name} (chmod go-w keeps them out)")
+
+
+def cache_folder() -> Path:
+    """Where visual embeddings and measured rates are kept: SPAVA_CACHE, else ~/.cache/spava."""
+    return Path(os.environ.get("SPAVA_CACHE") or Path.home() / ".cache" / "spava").absolute()
+
+
+class ScratchFolder:
+    """A new private folder; it is removed by `cleanup`, else with the object or the process.
+
+    Args:
+        purpose: a word for its name.
+        within: the folder it is made in; by default that of temporary files.
+
+    Attributes:
+        name: its path.
+
+    Raises:
+        InvalidInput: there is no place for one.
+    """
+
+    def __init__(self, purpose: str, within: str | None = None) -> None:
+        try:
+            self.name = tempfile.mkdtemp(prefix=f"spava-{purpose}-", dir=within)
+        except OSError as error:
+            raise _no_place(error) from error
+        self.cleanup = weakref.finalize(self, _remove, Path(self.name))
+
+
+def _remove(path: Path) -> None:
+    if not is_forked():
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _no_place(error: OSError) -> InvalidInput:
+    value = tempfile.tempdir or "/tmp"
+    fix = f"temporary files cannot be made ({error.strerror}): set it to a folder with space"
+    return InvalidInput("TMPDIR", value, fix)
