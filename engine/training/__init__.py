@@ -1,1 +1,1 @@
-"""Training of the embedded models."""
+"""How the embedded models are made. Nothing that answers a question imports this."""

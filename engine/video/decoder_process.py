@@ -22,7 +22,6 @@ from spava_app.engine.processes.process_log import start_process
 from spava_app.engine.processes.wire import CONVERT, Message, Wire
 from spava_app.engine.video.decoder_exit import exit_error, silence_error
 from spava_app.engine.video.media_file import open_media
-from spava_app.engine.video.sandbox.confinement.restrict import Measure
 from spava_app.errors import InternalError, SpavaError, VideoError, decode_error, encode_error
 from spava_app.forked import is_forked
 
@@ -57,7 +56,7 @@ class DecoderProcess:
 
     def __init__(self, decoder: str) -> None:
         self.decoder = decoder
-        self.sandbox: list[Measure] = []
+        self.sandbox: list[tuple[str, bool, str]] = []
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         command = [sys.executable, "-m", "spava_app.engine.video.sandbox.server", decoder]
         with theirs:
@@ -275,7 +274,7 @@ def _take(decoder: str) -> DecoderProcess:
     return DecoderProcess(decoder)
 
 
-def sandbox_measures() -> list[Measure]:
+def sandbox_measures() -> list[tuple[str, bool, str]]:
     """What holds in a decoder process on this machine.
 
     Raises:

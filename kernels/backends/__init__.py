@@ -1,0 +1,1 @@
+"""One file per attention library, each behind `base.Backend`; `reference` is the definition."""
