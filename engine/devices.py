@@ -1,5 +1,5 @@
-"""What there is: cards, memory, cores. Asked of the system and never of CUDA, which would take
-memory on each card for the process that asks.
+"""What there is: GPUs, memory, cores. Asked of the system and never of CUDA, which would take
+memory on each GPU for the process that asks.
 """
 
 import os
@@ -17,7 +17,7 @@ _CGROUPS, _OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
 @dataclass(frozen=True)
-class Card:
+class Gpu:
     """A GPU: its name, and bytes of its memory in all and unused."""
 
     name: str
@@ -25,24 +25,24 @@ class Card:
     free: int
 
 
-def cards() -> tuple[Card, ...]:
+def visible_gpus() -> tuple[Gpu, ...]:
     """The GPUs that this process may use; none where nvidia-smi is missing or says nothing."""
     query = "--query-gpu=index,uuid,name,memory.total,memory.free"
     lines = smi(query, "--format=csv,noheader,nounits")
-    found: dict[str, Card] = {}
+    found: dict[str, Gpu] = {}
     places: list[str] = []
     for line in lines:
         index, uuid, name, total, free = (part.strip() for part in line.split(","))
         if not (total.isdecimal() and free.isdecimal()):
-            continue  # a card that is lost, or one cut into instances, tells no memory
-        found[index] = found[uuid] = Card(name, int(total) * _MIB, int(free) * _MIB)
+            continue  # a GPU that is lost, or one cut into instances, tells no memory
+        found[index] = found[uuid] = Gpu(name, int(total) * _MIB, int(free) * _MIB)
         places.append(index)
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         places = [place.strip() for place in visible.split(",")]
-    chosen: list[Card] = []
+    chosen: list[Gpu] = []
     for place in places:
-        matching = [card for name, card in found.items() if _means(place, name)]
+        matching = [gpu for name, gpu in found.items() if _means(place, name)]
         if len(matching) != 1:
             break  # as CUDA does: what follows an unknown one is not seen
         chosen.append(matching[0])
@@ -50,7 +50,7 @@ def cards() -> tuple[Card, ...]:
 
 
 def _means(place: str, name: str) -> bool:
-    """Whether an entry of CUDA_VISIBLE_DEVICES, which may shorten a UUID, is this card."""
+    """Whether an entry of CUDA_VISIBLE_DEVICES, which may shorten a UUID, is this GPU."""
     return place == name or (place.startswith("GPU-") and name.startswith(place))
 
 
@@ -70,9 +70,9 @@ def smi(*arguments: str) -> list[str]:
 
 
 def device_name(device: str) -> str:
-    """Of the first card, or of the processor."""
+    """Of the first GPU, or of the processor."""
     if device == "cuda":
-        found = cards()
+        found = visible_gpus()
         return found[0].name if found else torch.cuda.get_device_name()
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -122,14 +122,14 @@ def _machine_memory() -> tuple[int, int]:
 
 
 def available_memory(device: str, world_size: int) -> int:
-    """Bytes that each rank may take: of the fullest of their cards, or an equal share of the host.
+    """Bytes that each rank may take: of the fullest of their GPUs, or an equal share of the host.
 
     To be asked before the ranks have started: what they hold themselves would not count as free.
     """
     if device == "cpu":
         return host_memory()[1] // world_size
-    if found := cards():
-        return min(card.free for card in found[:world_size])
+    if found := visible_gpus():
+        return min(gpu.free for gpu in found[:world_size])
     here = min(world_size, torch.cuda.device_count())  # other ranks have machines of their own
     return min(torch.cuda.mem_get_info(rank)[0] for rank in range(here))
 

@@ -14,7 +14,7 @@ from spava_app.engine.flops import logits_flops, prefill_flops, token_flops
 from spava_app.engine.kv_cache import KVCache
 from spava_app.engine.layout import Layout
 from spava_app.engine.models.decoder import Attend, Decoder
-from spava_app.engine.multimodal.encoder import FrontEnd
+from spava_app.engine.multimodal.encoder import MediaEncoder
 from spava_app.engine.multimodal.unit_sharding import deal, indices
 from spava_app.engine.parallel.base import Decode, make_method
 from spava_app.engine.request import Request
@@ -37,12 +37,12 @@ class Runner:
 
     Attributes:
         decoder: on its device.
-        front_end: for models that see; None for text models.
+        encoder: for models that see; None for text models.
         comm: this rank's group.
     """
 
     decoder: Decoder
-    front_end: FrontEnd | None
+    encoder: MediaEncoder | None
     comm: Comm
 
     @property
@@ -115,24 +115,24 @@ class Runner:
         if not request.media:
             self.comm.deadline = deadline
             return hidden
-        front_end = self.front_end
-        if front_end is None:
+        encoder = self.encoder
+        if encoder is None:
             raise InvalidInput("model", "text model", "cannot see: give a vision-language model")
         dealt = deal(request.media, layout)
-        self.comm.deadline = front_end.deadline(request, dealt)
+        self.comm.deadline = encoder.deadline(request, dealt)
         units = dealt[self.comm.rank]
-        encoded = self._together(lambda: front_end.encode(request, units, timer, cancelled))
+        encoded = self._together(lambda: encoder.encode(request, units, timer, cancelled))
         self.comm.deadline = deadline
         with timer.stage("exchange"):
-            visual, rows = front_end.deliver(request, layout, dealt, encoded)
+            visual, rows = encoder.deliver(request, layout, dealt, encoded)
             hidden[visual.to(self.device)] = rows
         return hidden
 
     def _positions(self, request: Request) -> Tensor:
         """Positions of the whole prompt, `[3, n]` for multimodal rotary, else `[n]`."""
-        if self.front_end is None:
+        if self.encoder is None:
             return torch.arange(len(request.token_ids))
-        return self.front_end.positions(request)
+        return self.encoder.positions(request)
 
     def _together(self, stage: Callable[[], Tensor]) -> Tensor:
         """Run a stage that may fail on one rank alone; if it does, all ranks raise before the next

@@ -29,7 +29,7 @@ BACKENDS: dict[str, Backend] = {
 }
 
 
-class Choice(NamedTuple):
+class BackendChoice(NamedTuple):
     """What `auto` takes for a call.
 
     Attributes:
@@ -43,7 +43,7 @@ class Choice(NamedTuple):
     passed_over: dict[str, str]
 
 
-def choose_backend(q: Tensor, k: Tensor, *, causal: bool) -> Choice:
+def choose_backend(q: Tensor, k: Tensor, *, causal: bool) -> BackendChoice:
     """What `auto` takes for this call; shapes as in `attention`."""
     passed_over: dict[str, str] = {}
     flops = 4 * q.shape[1] * q.shape[2] * visible_pairs(q.shape[0], k.shape[0], causal=causal)
@@ -53,7 +53,7 @@ def choose_backend(q: Tensor, k: Tensor, *, causal: bool) -> Choice:
             reason = f"others are faster below {backend.least_flops:.0e} FLOPs, this is {flops:.0e}"
         if reason is None:
             composed = causal and q.shape[0] < k.shape[0] and not backend.bottom_right
-            return Choice(name, composed, passed_over)
+            return BackendChoice(name, composed, passed_over)
         passed_over[name] = reason
     raise InvalidInput("backend", "auto", f"none supports this call: {passed_over}")
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import torch
 
-from spava_app.engine.devices import cards, device_name, host_memory, num_cores, smi
+from spava_app.engine.devices import device_name, host_memory, num_cores, smi, visible_gpus
 from spava_app.engine.folders import cache_folder, private_folder
 from spava_app.engine.planning.hardware_profiles import this_machine
 from spava_app.engine.video.decoder_process import sandbox_measures
@@ -85,7 +85,7 @@ def diagnose() -> Diagnosis:
     """Look at versions, devices, memory, the cache, and what predictions come from. Writes nothing
     that stays.
     """
-    gpus, device = cards(), usual_device()
+    gpus, device = visible_gpus(), usual_device()
     usable = torch.cuda.device_count() if gpus else 0
     return Diagnosis(
         (
@@ -106,7 +106,7 @@ def diagnose() -> Diagnosis:
 
 def usual_device() -> str:
     """Where work is done unless told otherwise: "cuda" where torch can use a GPU, else "cpu"."""
-    return "cuda" if cards() and torch.cuda.device_count() else "cpu"
+    return "cuda" if visible_gpus() and torch.cuda.device_count() else "cpu"
 
 
 def _versions() -> list[Check]:
@@ -146,16 +146,16 @@ def _optional(*, on_gpu: bool) -> list[Check]:
 
 
 def _gpus(usable: int) -> Check:
-    gpus = cards()
+    gpus = visible_gpus()
     if not gpus:
         return Check("GPUs", "none: work is done on the CPU")
     told = ", ".join(
-        f"{card.name} {card.free / GIB:.1f} of {card.total / GIB:.1f} GiB free" for card in gpus
+        f"{gpu.name} {gpu.free / GIB:.1f} of {gpu.total / GIB:.1f} GiB free" for gpu in gpus
     )
     if usable < len(gpus):
         fix = "install a torch built for this driver's CUDA (https://pytorch.org)"
         return Check("GPUs", f"{told}; torch can use {usable}", "problem", fix)
-    if min(card.free for card in gpus) < _LEAST_MEMORY:
+    if min(gpu.free for gpu in gpus) < _LEAST_MEMORY:
         fix = "end other programs on it, or leave it out with CUDA_VISIBLE_DEVICES"
         return Check("GPUs", told, "warning", fix)
     return Check("GPUs", told)
@@ -172,7 +172,7 @@ def _links() -> Check:
     told = ", ".join(sorted(kinds))
     if all(kind.startswith("NV") for kind in kinds):
         return Check("links", told)
-    fix = "cards without NVLink between them: fewer ranks may be as fast; calibrate to find out"
+    fix = "GPUs without NVLink between them: fewer ranks may be as fast; calibrate to find out"
     return Check("links", told, "warning", fix)
 
 

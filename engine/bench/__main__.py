@@ -18,7 +18,7 @@ import torch
 
 from spava_app.engine.bench.cases import read_case
 from spava_app.engine.bench.group import measure
-from spava_app.engine.bench.rank import Setup
+from spava_app.engine.bench.rank import RankSetup
 from spava_app.engine.models.geometries import GEOMETRIES
 from spava_app.errors import SpavaError
 from spava_app.output_file import JsonFile, add_json_option
@@ -26,10 +26,10 @@ from spava_app.terminal_text import guard_terminal
 
 
 @dataclass(frozen=True)
-class Options:
+class BenchOptions:
     """See `parse`."""
 
-    setup: Setup
+    setup: RankSetup
     cases: tuple[str, ...]
     checkpoint: Path | None
     json: JsonFile
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return options.json.save(report)
 
 
-def parse(arguments: Sequence[str] | None) -> Options:
+def parse(arguments: Sequence[str] | None) -> BenchOptions:
     on_gpu = torch.cuda.is_available()
     parser = argparse.ArgumentParser(prog="python -m spava_app.engine.bench", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -96,8 +96,8 @@ def parse(arguments: Sequence[str] | None) -> Options:
     if given.ranks < 1 or given.new_tokens < 1:
         parser.error("--ranks and --new-tokens must be at least 1")
     dtype = getattr(torch, given.dtype)
-    setup = Setup(given.ranks, given.device, dtype, given.new_tokens, given.profile)
-    return Options(setup, tuple(cases), given.checkpoint, JsonFile(parser, given))
+    setup = RankSetup(given.ranks, given.device, dtype, given.new_tokens, given.profile)
+    return BenchOptions(setup, tuple(cases), given.checkpoint, JsonFile(parser, given))
 
 
 if __name__ == "__main__":

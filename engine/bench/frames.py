@@ -35,7 +35,7 @@ from spava_app.engine.comm import Comm
 from spava_app.engine.media import Media
 from spava_app.engine.models import geometries
 from spava_app.engine.models.qwen2_5_vl import VisionConfig, VisionTower
-from spava_app.engine.multimodal.encoder import FrontEnd
+from spava_app.engine.multimodal.encoder import MediaEncoder
 from spava_app.engine.multimodal.pixel_stream import num_processes, stream_units
 from spava_app.engine.multimodal.pixels.config import PixelConfig
 from spava_app.engine.multimodal.processors import QwenProcessor
@@ -59,7 +59,7 @@ TEXT = 32  # tokens before and after the video
 
 
 @dataclass(frozen=True)
-class Setup:
+class FramesSetup:
     """What all ranks share; `vision` is a `vision_config`."""
 
     request: Request
@@ -137,7 +137,7 @@ def _measure(media: Media, vision: dict[str, Any], device: str, ranks: int) -> d
     )
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:
-        setup = Setup(request, vision, device, ranks, f"file://{folder}/rendezvous")
+        setup = FramesSetup(request, vision, device, ranks, f"file://{folder}/rendezvous")
         pipes, processes = [], []
         for rank in range(ranks):
             ours, theirs = context.Pipe()
@@ -166,7 +166,7 @@ def _measure(media: Media, vision: dict[str, Any], device: str, ranks: int) -> d
     }
 
 
-def _rank(rank: int, setup: Setup, pipe: Connection) -> None:
+def _rank(rank: int, setup: FramesSetup, pipe: Connection) -> None:
     threads = max(2, (os.cpu_count() or 1) // setup.world_size)
     torch.set_num_threads(threads)
     device = torch.device(setup.device)
@@ -183,7 +183,7 @@ def _rank(rank: int, setup: Setup, pipe: Connection) -> None:
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     with torch.device(device):
         tower = VisionTower(VisionConfig.from_hf({"vision_config": setup.vision})).to(dtype)
-    front_end = FrontEnd(tower, PROCESSOR, comm, threads=threads)
+    encoder = MediaEncoder(tower, PROCESSOR, comm, threads=threads)
     request = setup.request
     layout = make_method(request.method, {}).layout(request.shape, setup.world_size)
     dealt = deal(request.media, layout)
@@ -193,8 +193,8 @@ def _rank(rank: int, setup: Setup, pipe: Connection) -> None:
         timer = StageTimer(device, lambda stage: None)
         began = time.perf_counter()
         with torch.inference_mode(), _memory(device, memory):
-            encoded = front_end.encode(request, dealt[rank], timer)
-            front_end.deliver(request, layout, dealt, encoded)
+            encoded = encoder.encode(request, dealt[rank], timer)
+            encoder.deliver(request, layout, dealt, encoded)
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
         total = time.perf_counter() - began

@@ -14,12 +14,12 @@ import torch
 
 from spava_app.engine.bench import report
 from spava_app.engine.bench.cases import Case
-from spava_app.engine.bench.rank import Setup, serve
+from spava_app.engine.bench.rank import RankSetup, serve
 from spava_app.engine.checkpoints.random import check_empty, write_random_checkpoint
 from spava_app.errors import EngineDown
 
 
-def measure(setup: Setup, cases: Sequence[Case], *, write_first: bool) -> dict[str, Any]:
+def measure(setup: RankSetup, cases: Sequence[Case], *, write_first: bool) -> dict[str, Any]:
     """The whole report, as it goes into the JSON file; lines are printed as they come.
 
     Args:
@@ -50,7 +50,7 @@ def versions(device: str) -> dict[str, str | int | None]:
     }
 
 
-def _write(folder: Path, case: Case, setup: Setup) -> dict[str, Any]:
+def _write(folder: Path, case: Case, setup: RankSetup) -> dict[str, Any]:
     """Write a checkpoint from a process of its own, whose memory is gone before it is loaded."""
     started = time.perf_counter()
     options = {"dtype": setup.dtype, "device": setup.device}
@@ -67,7 +67,7 @@ def _write(folder: Path, case: Case, setup: Setup) -> dict[str, Any]:
     return {"model": case.model, "bytes": size, "seconds": seconds}
 
 
-def _put_together(setup: Setup, cases: Sequence[Case]) -> dict[str, Any]:
+def _put_together(setup: RankSetup, cases: Sequence[Case]) -> dict[str, Any]:
     loads: list[dict[str, Any]] = []
     rows: list[dict[str, Any]] = []
     matmul: list[float] = []
@@ -84,7 +84,7 @@ def _put_together(setup: Setup, cases: Sequence[Case]) -> dict[str, Any]:
     return {"matmul_tflops": matmul, "loads": loads, "cases": rows}
 
 
-def _answers(setup: Setup, cases: Sequence[Case]) -> Iterator[tuple[str, list[Any]]]:
+def _answers(setup: RankSetup, cases: Sequence[Case]) -> Iterator[tuple[str, list[Any]]]:
     """(kind, the ranks' values), as all ranks have said them."""
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:

@@ -36,7 +36,7 @@ WARM_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
-class Setup:
+class RankSetup:
     """What all cases share.
 
     Attributes:
@@ -53,7 +53,7 @@ class Setup:
 
 
 def serve(
-    rank: int, setup: Setup, rendezvous: str, cases: tuple[Case, ...], pipe: Connection
+    rank: int, setup: RankSetup, rendezvous: str, cases: tuple[Case, ...], pipe: Connection
 ) -> None:
     """Measure all cases on one rank; sends (kind, value) pairs, at last ("done", None)."""
     try:
@@ -65,7 +65,7 @@ def serve(
 
 
 def _measure_all(
-    rank: int, setup: Setup, rendezvous: str, cases: tuple[Case, ...]
+    rank: int, setup: RankSetup, rendezvous: str, cases: tuple[Case, ...]
 ) -> Iterator[tuple[str, Any]]:
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // setup.ranks))
     os.environ |= {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}  # as the engine does
@@ -87,7 +87,9 @@ def _measure_all(
     comm.close()
 
 
-def _measure(model: Model, comm: Comm, case: Case, setup: Setup, matmul: float) -> dict[str, Any]:
+def _measure(
+    model: Model, comm: Comm, case: Case, setup: RankSetup, matmul: float
+) -> dict[str, Any]:
     """One case, run once for kernels and plans to be built and then for the record."""
     request, runner = case.request(setup.new_tokens), Runner(model.decoder, None, comm)
     _release(runner.device)

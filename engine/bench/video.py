@@ -41,7 +41,7 @@ OURS, THEIRS = "spava, 1 rank", "transformers"
 
 
 @dataclass(frozen=True)
-class Row:
+class VideoRow:
     """One way on one video.
 
     Attributes:
@@ -125,7 +125,7 @@ def video(options: argparse.Namespace, folder: Path, key_every: int) -> Path:
     return path
 
 
-def measure_video(path: Path, key_every: int, options: argparse.Namespace) -> list[Row]:
+def measure_video(path: Path, key_every: int, options: argparse.Namespace) -> list[VideoRow]:
     """Every way that can run here, in rounds."""
     task = Task(path, options.frames, options.threads)
     ways: dict[str, Callable[[], tuple[Seconds, np.ndarray | None]]] = {
@@ -156,14 +156,16 @@ def measure_video(path: Path, key_every: int, options: argparse.Namespace) -> li
     return rows
 
 
-def make_row(key_every: int, way: str, rounds: list[Seconds], pixels: dict[str, np.ndarray]) -> Row:
+def make_row(
+    key_every: int, way: str, rounds: list[Seconds], pixels: dict[str, np.ndarray]
+) -> VideoRow:
     medians = {
         stage: statistics.median(seconds[stage] for seconds in rounds) for stage in rounds[0]
     }
     difference = None
     if way in pixels and way != OURS:
         difference = float(np.abs(pixels[way] - pixels[OURS]).max())
-    return Row(key_every, way, medians, [seconds["total"] for seconds in rounds], difference)
+    return VideoRow(key_every, way, medians, [seconds["total"] for seconds in rounds], difference)
 
 
 def versions() -> dict[str, str | int | None]:
@@ -181,7 +183,7 @@ def versions() -> dict[str, str | int | None]:
     return found
 
 
-def print_rows(rows: list[Row]) -> None:
+def print_rows(rows: list[VideoRow]) -> None:
     [theirs] = [row for row in rows if row.way == THEIRS] or [None]
     say(f"\nkey frame every {rows[0].key_every}: seconds")
     say(f"{'':16}{'probe':>8}{'decode':>8}{'prep.':>8}{'total':>8}{'speed':>8}{'differ':>8}")

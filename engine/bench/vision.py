@@ -38,7 +38,7 @@ TILES_PER_CALL = 64
 
 
 @dataclass(frozen=True)
-class Options:
+class VisionOptions:
     """What to measure on; see `parse`."""
 
     device: torch.device
@@ -48,7 +48,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Row:
+class VisionRow:
     """One tower on one input.
 
     Attributes:
@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return file.save(report)
 
 
-def parse(arguments: Sequence[str] | None) -> tuple[Options, JsonFile]:
+def parse(arguments: Sequence[str] | None) -> tuple[VisionOptions, JsonFile]:
     on_gpu = torch.cuda.is_available()
     parser = argparse.ArgumentParser(
         prog="python -m spava_app.engine.bench.vision", description=__doc__
@@ -105,11 +105,11 @@ def parse(arguments: Sequence[str] | None) -> tuple[Options, JsonFile]:
     if given.divide < 1 or (given.runs is not None and given.runs < 1):
         parser.error("--divide and --runs must be at least 1")
     device, dtype = torch.device(given.device), getattr(torch, given.dtype)
-    return Options(device, dtype, given.divide, given.runs), JsonFile(parser, given)
+    return VisionOptions(device, dtype, given.divide, given.runs), JsonFile(parser, given)
 
 
 @torch.no_grad()
-def measure(options: Options) -> dict[str, object]:
+def measure(options: VisionOptions) -> dict[str, object]:
     """The whole report, as it goes into the JSON file; the table is printed as it comes."""
     kernels = load(options.device)
     found = versions(options.device) | {"fused": kernels if isinstance(kernels, str) else "triton"}
@@ -126,7 +126,7 @@ def measure(options: Options) -> dict[str, object]:
     }
 
 
-def tower_rows(options: Options, peak: float) -> Iterator[Row]:
+def tower_rows(options: VisionOptions, peak: float) -> Iterator[VisionRow]:
     say(f"{'tower':15} {'input':23} {'patches':>8} {'linear':>9} {'attention':>9}", end="")
     say(f" {'seconds':>8} {'TFLOP/s':>8} {'of matmul':>10} {'peak GiB':>9}")
     for name, out_hidden in (("Qwen2.5-VL 3B", 2048), ("Qwen2.5-VL 7B", 3584)):
@@ -137,8 +137,8 @@ def tower_rows(options: Options, peak: float) -> Iterator[Row]:
 
 
 def qwen_row(
-    options: Options, peak: float, name: str, config: VisionConfig, about: str, grid: Grid
-) -> Row:
+    options: VisionOptions, peak: float, name: str, config: VisionConfig, about: str, grid: Grid
+) -> VisionRow:
     units, height, width = grid
     per_call = min(units, units_per_call(height * width, options.device.type))
     with options.device:
@@ -160,12 +160,12 @@ def qwen_row(
         "height": height,
         "width": width,
     }
-    row = Row(name, about, geometry, units * height * width, per_call, flops, *timed)
+    row = VisionRow(name, about, geometry, units * height * width, per_call, flops, *timed)
     say(line(row))
     return row
 
 
-def internvit_row(options: Options, peak: float) -> Row:
+def internvit_row(options: VisionOptions, peak: float) -> VisionRow:
     config, tiles = internvit_config(options.divide), max(1, TILES // options.divide)
     with options.device:
         tower = InternVisionTower(config).to(options.dtype)
@@ -184,20 +184,20 @@ def internvit_row(options: Options, peak: float) -> Row:
     }
     about = f"{tiles} tiles of {config.image_size}x{config.image_size}"
     patches = tiles * config.num_patches
-    row = Row("InternViT-300M", about, geometry, patches, per_call, flops, *timed)
+    row = VisionRow("InternViT-300M", about, geometry, patches, per_call, flops, *timed)
     say(line(row))
     return row
 
 
 def time_tower(
-    options: Options,
+    options: VisionOptions,
     encode: Callable[[int], Tensor],
     count: int,
     per_call: int,
     flops: Flops,
     peak: float,
 ) -> tuple[float, float, float, float | None, Timing]:
-    """The last five of `Row`, for `encode`, which encodes so many units or tiles."""
+    """The last five of `VisionRow`, for `encode`, which encodes so many units or tiles."""
 
     def run() -> None:
         for start in range(0, count, per_call):
@@ -213,11 +213,11 @@ def time_tower(
     return time.median_ms / 1e3, tflops, tflops / peak, peak_gib, time
 
 
-def random(options: Options, *shape: int) -> Tensor:
+def random(options: VisionOptions, *shape: int) -> Tensor:
     return torch.randn(shape, dtype=options.dtype, device=options.device)
 
 
-def line(row: Row) -> str:
+def line(row: VisionRow) -> str:
     peak = "" if row.peak_gib is None else f"{row.peak_gib:.2f}"
     return (
         f"{row.tower:15} {row.input:23} {row.patches:>8} {row.flops.linear:>9.3g}"

@@ -24,7 +24,7 @@ SHARD_BYTES = 5 * 2**30
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenCheckpoint:
     """What was written: bytes of all tensors, and the files that hold them."""
 
     num_bytes: int
@@ -63,7 +63,7 @@ def write_random_checkpoint(
     device: torch.device | str = "cpu",
     shard_bytes: int = SHARD_BYTES,
     seed: int = 0,
-) -> Written:
+) -> WrittenCheckpoint:
     """Write config.json, model-0000x-of-0000y.safetensors and their index to `folder`.
 
     Args:
@@ -95,7 +95,7 @@ def write_random_checkpoint(
     total = sum(_num_bytes(model, rows) for rows in table.values())
     listed = {"metadata": {"total_size": total}, "weight_map": index}
     (folder / "model.safetensors.index.json").write_text(json.dumps(listed, indent=1) + "\n")
-    return Written(total, tuple(folder / file for file in sorted(set(index.values()))))
+    return WrittenCheckpoint(total, tuple(folder / file for file in sorted(set(index.values()))))
 
 
 def _shards(sizes: Mapping[str, int], most: int) -> list[list[str]]:

@@ -32,7 +32,7 @@ UNITS_KEPT = 64
 
 
 @dataclass(frozen=True)
-class FrontEnd:
+class MediaEncoder:
     """A vision tower on one rank, how its frames are prepared, and what is kept of them.
 
     Attributes:

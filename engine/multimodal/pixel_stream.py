@@ -13,7 +13,7 @@ from torch import Tensor
 from spava_app.engine.layout import shard
 from spava_app.engine.media import Media
 from spava_app.engine.multimodal.processors import Processor
-from spava_app.engine.video.decode import Group, decode_frames
+from spava_app.engine.video.decode import FrameGroup, decode_frames
 from spava_app.errors import VideoWarning
 
 # A decoder gains little from more threads; more processes decode other parts of the file instead.
@@ -118,7 +118,7 @@ class _Part:
         self.media, self.units = media, units
         self.places: list[int] = []
 
-    def groups(self, span: int, threads: int) -> Generator[Group, None, None]:
+    def groups(self, span: int, threads: int) -> Generator[FrameGroup, None, None]:
         """The frames of each unit, of `span` frames."""
         count = len(self.media.frames)
         for unit in self.units:
@@ -131,7 +131,7 @@ def _shards(units: Sequence[int], number: int) -> list[range]:
     return [shard(len(units), part, number) for part in range(number)]
 
 
-def _started(streams: Sequence[Generator[Group, None, None]]) -> list[Iterator[Group]]:
+def _started(streams: Sequence[Generator[FrameGroup, None, None]]) -> list[Iterator[FrameGroup]]:
     """The same, all of them decoding: a stream starts when its first group is asked for."""
     with ThreadPoolExecutor(len(streams)) as pool:
         firsts = list(pool.map(lambda stream: next(stream, None), streams))

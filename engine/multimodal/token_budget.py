@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from spava_app.engine.multimodal.pixels.patches import FLOOR_TOKENS
 from spava_app.engine.multimodal.processors import Fit, Processor
 
-__all__ = ["FLOOR_TOKENS", "Room", "Wish", "least_tokens", "share"]
+__all__ = ["FLOOR_TOKENS", "Allocation", "Wish", "least_tokens", "share"]
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Wish:
 
 
 @dataclass(frozen=True)
-class Room:
+class Allocation:
     """What there is room for.
 
     Attributes:
@@ -63,7 +63,7 @@ class Room:
     max_unit_tokens: int | None
 
 
-def share(processor: Processor, wishes: Sequence[Wish], budget: int) -> list[Room] | None:
+def share(processor: Processor, wishes: Sequence[Wish], budget: int) -> list[Allocation] | None:
     """What there is room for in `budget` visual tokens; None when it is below `least_tokens`."""
     if budget < 0:
         return None
@@ -86,15 +86,15 @@ def least_tokens(processor: Processor, wishes: Sequence[Wish]) -> int:
     return sum(_least(processor, wish) for wish in wishes)
 
 
-def _room(processor: Processor, wish: Wish, budget: int) -> Room:
+def _room(processor: Processor, wish: Wish, budget: int) -> Allocation:
     full = wish.fit(processor, None)
     if _tokens(full) <= budget:
-        return Room(wish.num_frames, None)
+        return Allocation(wish.num_frames, None)
     part = budget // full.grid[0]
     if _tokens(wish.fit(processor, part)) <= budget:
-        return Room(wish.num_frames, part)
+        return Allocation(wish.num_frames, part)
     units = budget // wish.fit(processor, 0).unit_tokens
-    return Room(min(wish.num_frames, units * _frames_per_unit(processor, wish)), 0)
+    return Allocation(min(wish.num_frames, units * _frames_per_unit(processor, wish)), 0)
 
 
 def _least(processor: Processor, wish: Wish) -> int:

@@ -26,7 +26,7 @@ TOKEN_HEAD_LAUNCHES = 30
 
 
 @dataclass(frozen=True)
-class DecoderCosts:
+class DecoderTime:
     """Seconds of a decoder on a machine.
 
     Attributes:

@@ -30,7 +30,7 @@ _EXCHANGE_LAUNCHES, _PASSES = 60, 4
 
 
 @dataclass(frozen=True)
-class FrontCosts:
+class EncoderTime:
     """Seconds of the front end on a machine.
 
     Attributes:

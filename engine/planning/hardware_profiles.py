@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from spava_app.engine.devices import cards, device_name, num_cores
+from spava_app.engine.devices import device_name, num_cores, visible_gpus
 from spava_app.engine.folders import cache_folder, private_folder, read_private
 from spava_app.engine.planning.hardware import Curve, Machine
 from spava_app.errors import SpavaWarning
@@ -68,16 +68,16 @@ def default_machine(device: str, name: str, cores: int) -> Machine:
 
     Args:
         device: "cpu" or "cuda".
-        name: of the processor or card.
+        name: of the processor or gpu.
         cores: of the CPU.
     """
     if device == "cpu":
         # Cores share the memory: more than a few do not make it faster.
         memory = _CPU_CORE.memory * min(cores, 8)
         return replace(_CPU_CORE, name=name, cores=cores, memory=memory)
-    for part, card in _CARDS.items():
+    for part, gpu in _GPUS.items():
         if part in name:
-            return replace(card, name=name, cores=cores, origin=f"defaults for {part}")
+            return replace(gpu, name=name, cores=cores, origin=f"defaults for {part}")
     other = _scaled(H200, 0.1, memory=0.15, link=1)
     return replace(other, name=name, cores=cores, link=_PCIE, origin="defaults for other GPUs")
 
@@ -97,13 +97,13 @@ def _scaled(machine: Machine, flops: float, *, memory: float, link: float) -> Ma
 
 def _ampere(flops: float, memory: float, link: float) -> Machine:
     """FlashAttention-2 at every size, at two thirds of a matrix product."""
-    card = _scaled(H200, flops, memory=memory, link=link)
+    gpu = _scaled(H200, flops, memory=memory, link=link)
     curve = Curve(((4e8, 4e12), (3e10, 1e14), (2e11, 1.9e14)))
-    return replace(card, attention=curve)
+    return replace(gpu, attention=curve)
 
 
-# By a part of the card's name, the first that is in it.
-_CARDS = {
+# By a part of the GPU's name, the first that is in it.
+_GPUS = {
     "H200": H200,
     "H100": replace(H200, memory=2.4e12),
     "H800": _scaled(replace(H200, memory=2.4e12), 1, memory=1, link=0.45),
@@ -172,7 +172,7 @@ def machine_file(device: str, folder: Path | None = None) -> Path:
     """Where rates of these devices are kept: named by what they are, how many, and the cores."""
     names = [device_name("cpu")]
     if device == "cuda":
-        names += [card.name for card in cards()] or [device_name("cuda")]
+        names += [gpu.name for gpu in visible_gpus()] or [device_name("cuda")]
     counted = sorted(Counter(names).items())
     key = sha256(json.dumps([counted, num_cores()]).encode()).hexdigest()[:12]
     word = re.sub(r"\W+", "-", names[-1]).strip("-").lower()

@@ -35,7 +35,7 @@ class Variant:
 
 
 @dataclass(frozen=True)
-class Choice:
+class MethodChoice:
     """The variant that serves a prompt, its layout, and why it was chosen, as a sentence."""
 
     variant: Variant
@@ -89,7 +89,7 @@ def choose(
     heads: tuple[int, int],
     seconds: Callable[[Method, Layout], float],
     fits: Callable[[Method, Layout], bool],
-) -> Choice | None:
+) -> MethodChoice | None:
     """The best of `candidates` for a prompt; None where no layout fits into memory.
 
     Args:
@@ -114,7 +114,7 @@ def choose(
     if not fitting:
         return None
     if len(candidates) == 1:
-        return Choice(*fitting[0], "asked for")
+        return MethodChoice(*fitting[0], "asked for")
     timed = [(seconds(variant.method, layout), variant, layout) for variant, layout in fitting]
     took, variant, layout = _best(timed)
     others = [one for one in timed if one[1].exact != variant.exact]
@@ -122,10 +122,10 @@ def choose(
     why = f"{kind}, prefill predicted to take {_told(took)}"
     if not others:
         left = "fits into memory" if len(fitting) < len(usable) else "takes the given options"
-        return Choice(variant, layout, f"{why}; nothing {_other(variant)} {left}")
+        return MethodChoice(variant, layout, f"{why}; nothing {_other(variant)} {left}")
     other_took, other, _ = min(others, key=lambda one: one[0])
     margin = ", less than 5 % faster" if variant.exact and other_took < took else ""
-    return Choice(variant, layout, f"{why}; {other.method.name} {_told(other_took)}{margin}")
+    return MethodChoice(variant, layout, f"{why}; {other.method.name} {_told(other_took)}{margin}")
 
 
 def _told(seconds: float) -> str:

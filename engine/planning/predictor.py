@@ -16,17 +16,17 @@ from spava_app.engine.media import Media, Units
 from spava_app.engine.models.registry import Model, empty_model
 from spava_app.engine.multimodal.processors import Fit
 from spava_app.engine.parallel.base import Method
-from spava_app.engine.planning.decoder_time import DecoderCosts
-from spava_app.engine.planning.encoder_time import FrontCosts
+from spava_app.engine.planning.decoder_time import DecoderTime
+from spava_app.engine.planning.encoder_time import EncoderTime
 from spava_app.engine.planning.hardware import Machine
 from spava_app.engine.planning.hardware_profiles import this_machine
 from spava_app.engine.planning.memory import Memory, margin, predict
-from spava_app.engine.planning.method_choice import Choice, Variant, choose
+from spava_app.engine.planning.method_choice import MethodChoice, Variant, choose
 from spava_app.errors import InvalidInput
 
 
 @dataclass(frozen=True)
-class Forecaster:
+class Predictor:
     """Predicts for one model on one group of ranks.
 
     Attributes:
@@ -54,7 +54,7 @@ class Forecaster:
         device: str,
         world_size: int,
         dtype: torch.dtype,
-    ) -> "Forecaster":
+    ) -> "Predictor":
         """For the parsed config.json of the model `name` on this machine. To be made before the
         ranks start: memory that they hold themselves would not count as available.
         """
@@ -68,8 +68,8 @@ class Forecaster:
         )
 
     @cached_property
-    def _decoder(self) -> DecoderCosts:
-        return DecoderCosts(self.model.decoder.config, self.machine, self.dtype)
+    def _decoder(self) -> DecoderTime:
+        return DecoderTime(self.model.decoder.config, self.machine, self.dtype)
 
     @property
     def weights(self) -> int:
@@ -86,7 +86,7 @@ class Forecaster:
         """Per stage, named as in an answer's timings; "generate" for the longest answer."""
         stages = {}
         if self.model.vision is not None and media:
-            costs = FrontCosts(self.model.vision, self.machine, self.dtype)
+            costs = EncoderTime(self.model.vision, self.machine, self.dtype)
             stages = costs.seconds(media, layout)
         stages["prefill"] = self._decoder.prefill(method, layout)
         stages["generate"] = (max_new_tokens - 1) * self._decoder.token(layout)
@@ -117,7 +117,7 @@ class Forecaster:
         shape: PromptShape,
         media: Sequence[Units],
         max_new_tokens: int,
-    ) -> Choice | None:
+    ) -> MethodChoice | None:
         """The best variant; None where none fits into memory.
 
         Raises:

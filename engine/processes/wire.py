@@ -19,7 +19,7 @@ _LONGEST_LINE, _LONGEST_PAYLOAD = 2**26, 2**29
 _CHUNK = 2**18
 
 
-class HungUp(EOFError):
+class Disconnected(EOFError):
     """The other side is gone."""
 
 
@@ -72,7 +72,7 @@ class Wire:
             within: seconds after which TimeoutError is raised; by default never.
 
         Raises:
-            HungUp, OSError: the other side is gone.
+            Disconnected, OSError: the other side is gone.
             ValueError: what came is not a message.
         """
         return (self._kept.popleft(), b"") if self._kept else self._next(within)
@@ -127,7 +127,7 @@ class Wire:
         else:
             data = self._end.recv(_CHUNK)
         if not data:
-            raise HungUp
+            raise Disconnected
         self._buffer += data
 
     def _take(self, size: int) -> bytes:

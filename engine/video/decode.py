@@ -21,7 +21,7 @@ _PER_FRAME, _AT_LEAST = 2.0, 30.0
 
 
 @dataclass(frozen=True)
-class Group:
+class FrameGroup:
     """Some frames that follow each other in a source.
 
     Attributes:
@@ -36,7 +36,7 @@ class Group:
 
 def decode_frames(
     source: FrameSource, *, group: int = 1, threads: int = 2, decoder: str = "pyav"
-) -> Generator[Group, None, None]:
+) -> Generator[FrameGroup, None, None]:
     """Decode all frames of a source, in its order; ascending ones are faster.
 
     Args:
@@ -63,7 +63,7 @@ def decode_frames(
 
 def _decode(
     source: FrameSource, group: int, threads: int, decoder: str
-) -> Generator[Group, None, None]:
+) -> Generator[FrameGroup, None, None]:
     if not len(source):
         return
     height, width = source.shape
@@ -82,7 +82,7 @@ def _decode(
                 message, _ = process.answer(last=False)
                 with process.checked():
                     slot, damaged = _checked(message, due, slots)
-                yield Group(ring[slot, : len(due)], damaged)
+                yield FrameGroup(ring[slot, : len(due)], damaged)
                 process.tell({"free": slot})
             message, _ = process.answer(last=False)
             with process.checked():
@@ -106,7 +106,7 @@ def _checked(message: Message, due: range, slots: int) -> tuple[int, tuple[int, 
     return slot, damaged
 
 
-def _array(source: FrameSource, group: int) -> Generator[Group, None, None]:
+def _array(source: FrameSource, group: int) -> Generator[FrameGroup, None, None]:
     frames = open_array(source)  # nothing of a media file: plain numbers
     for first in range(0, len(source), group):
-        yield Group(frames[list(source.rows[first : first + group])])
+        yield FrameGroup(frames[list(source.rows[first : first + group])])

@@ -15,8 +15,8 @@ from typing import Self
 from spava_app.engine.multimodal.warnings import Noted, described
 from spava_app.engine.request import Request
 from spava_app.engine.video.array_files import descriptors
-from spava_app.engine.workers.fair_lock import Turns
-from spava_app.engine.workers.group import CLOSED, Group, OnMessage, never
+from spava_app.engine.workers.fair_lock import FairLock
+from spava_app.engine.workers.group import CLOSED, OnMessage, WorkerGroup, never
 from spava_app.engine.workers.launcher import Launcher, LocalLauncher, Worker
 from spava_app.engine.workers.settings import WorkerSettings
 from spava_app.errors import Cancelled, EngineDown, InvalidInput, SpavaError
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Result:
+class RequestResult:
     """What the ranks answered.
 
     Attributes:
@@ -89,8 +89,8 @@ class Engine:
             allow_pickle=allow_pickle,
             cache=str(cache or ""),
         )
-        self._group: Group | None = None
-        self._turns = Turns()
+        self._group: WorkerGroup | None = None
+        self._turns = FairLock()
         self.closings = 0
 
     def __enter__(self) -> Self:
@@ -122,7 +122,9 @@ class Engine:
             pass
 
     @contextmanager
-    def _group_in_turn(self, cancelled: Callable[[], bool], since: int | None) -> Iterator[Group]:
+    def _group_in_turn(
+        self, cancelled: Callable[[], bool], since: int | None
+    ) -> Iterator[WorkerGroup]:
         """Wait for this caller's turn and the workers, unless the engine is closed meanwhile."""
         since = self.closings if since is None else since
         with self._turns.turn(cancelled):
@@ -131,7 +133,7 @@ class Engine:
                 raise Cancelled("cancelled before it began")
             yield self._start(since)
 
-    def _start(self, since: int) -> Group:
+    def _start(self, since: int) -> WorkerGroup:
         """The group that is up, or a new one."""
         group = self._group
         if group is not None and group.lost():
@@ -140,7 +142,7 @@ class Engine:
             group = None
         if group is not None:
             return group
-        group = self._group = Group(self._launcher, self._settings)
+        group = self._group = WorkerGroup(self._launcher, self._settings)
         try:
             self._check_open(since)  # from here on `close` sees the group
             group.start()
@@ -163,7 +165,7 @@ class Engine:
         on_message: OnMessage,
         cancelled: Callable[[], bool] = never,
         since: int | None = None,
-    ) -> Result:
+    ) -> RequestResult:
         """Run one request on all ranks.
 
         Args:
@@ -203,8 +205,12 @@ class Engine:
         return request.portable()
 
     def _run(
-        self, group: Group, request: Request, on_message: OnMessage, cancelled: Callable[[], bool]
-    ) -> Result:
+        self,
+        group: WorkerGroup,
+        request: Request,
+        on_message: OnMessage,
+        cancelled: Callable[[], bool],
+    ) -> RequestResult:
         try:
             answers, failure = group.ask(
                 {"request": request.to_json()},
@@ -229,7 +235,7 @@ class Engine:
         counts = sum((Counter(answer["counts"]) for answer in answers), Counter[str]())
         warnings = described(request.media, [Noted(**answer["noted"]) for answer in answers])
         memory = tuple(answer["peak"] for answer in answers)
-        return Result(tuple(answers[0]["tokens"]), seconds, warnings, counts, memory)
+        return RequestResult(tuple(answers[0]["tokens"]), seconds, warnings, counts, memory)
 
     def close(self) -> None:
         """Stop the workers and end what runs and waits; safe to call twice, from any thread. In a
@@ -244,7 +250,7 @@ class Engine:
         else:
             self._drop(group, self._launcher.close)
 
-    def _drop(self, group: Group, leave: Callable[[], None] = lambda: None) -> None:
+    def _drop(self, group: WorkerGroup, leave: Callable[[], None] = lambda: None) -> None:
         if is_forked():
             return
         # Forgotten first: an interrupt in the middle must not leave half a group behind.

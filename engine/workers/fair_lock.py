@@ -11,7 +11,7 @@ from spava_app.errors import Cancelled, EngineError
 _EVERY = 0.1
 
 
-class Turns:
+class FairLock:
     """Callers from any thread wait for their turn; the first to ask is the first to go."""
 
     def __init__(self) -> None:

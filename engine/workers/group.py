@@ -17,8 +17,8 @@ from spava_app.engine.processes.exit_status import (
     oom_kills,
 )
 from spava_app.engine.workers import channel, liveness
-from spava_app.engine.workers.launcher import Ended, Launcher, Meeting, Worker
-from spava_app.engine.workers.liveness import GRACE_SECONDS, Watch
+from spava_app.engine.workers.launcher import ExitStatus, Launcher, Meeting, Worker
+from spava_app.engine.workers.liveness import GRACE_SECONDS, Liveness
 from spava_app.engine.workers.settings import WorkerSettings
 from spava_app.errors import EngineDown, InternalError, OutOfMemory, SpavaError, decode_error
 
@@ -36,7 +36,7 @@ def never() -> bool:
     return False
 
 
-class Group:
+class WorkerGroup:
     """One worker per rank. It is started once, serves requests one by one, and is ended once and
     for all, from any thread: whoever waits for it then hears that the engine was closed.
 
@@ -74,7 +74,7 @@ class Group:
             self.workers.append(self._launcher.spawn(replace(settings, rank=rank)))
             self._check_open()
         silence = liveness.START_SILENCE_SECONDS
-        starting = Watch(settings.world_size, "start", _START_SECONDS, silence)
+        starting = Liveness(settings.world_size, "start", _START_SECONDS, silence)
         _, failure = self.collect("ready", starting, lambda name, value: None)
         if failure is not None:
             raise failure
@@ -120,7 +120,7 @@ class Group:
         """
         self._oom_kills = oom_kills()
         self.send(message | {"files": len(files)}, files)
-        watched = Watch(self._settings.world_size, "request", seconds, liveness.SILENCE_SECONDS)
+        watched = Liveness(self._settings.world_size, "request", seconds, liveness.SILENCE_SECONDS)
         return self.collect("result", watched, on_message, cancelled)
 
     def send(self, message: dict[str, Any], files: Sequence[int] = ()) -> None:
@@ -137,7 +137,7 @@ class Group:
     def collect(
         self,
         final: str,
-        watched: Watch,
+        watched: Liveness,
         on_message: OnMessage,
         cancelled: Callable[[], bool] = never,
     ) -> tuple[list[Any], SpavaError | None]:
@@ -191,7 +191,7 @@ class Group:
             ready = wait(waiting, timeout=1.0)
         return [rank for connection, rank in waiting.items() if connection in ready]
 
-    def _receive(self, worker: Worker, rank: int, watched: Watch) -> dict[str, Any]:
+    def _receive(self, worker: Worker, rank: int, watched: Liveness) -> dict[str, Any]:
         try:
             with self._using:
                 self._check_open()
@@ -225,7 +225,7 @@ class Group:
             return OutOfMemory(f"rank {rank} ran out of memory in {stage}: {cause}")
         return InternalError(where, cause, str(value["traceback"]))
 
-    def _first_ended(self, rank: int) -> tuple[int, Ended]:
+    def _first_ended(self, rank: int) -> tuple[int, ExitStatus]:
         """The rank that ended for a reason of its own, when `rank` has ended, and how: those that
         wait for it in a collective end with it, and may be noticed before it.
         """
@@ -239,7 +239,7 @@ class Group:
             time.sleep(0.05)
         return rank, first
 
-    def _told(self, rank: int, ended: Ended, stage: str) -> SpavaError:
+    def _told(self, rank: int, ended: ExitStatus, stage: str) -> SpavaError:
         if ended.code == -signal.SIGKILL and oom_kills() > self._oom_kills:
             return OutOfMemory(
                 f"rank {rank} was ended by the kernel in {stage} because the machine's memory ran "

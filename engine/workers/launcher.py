@@ -23,7 +23,7 @@ _worker_logger = logging.getLogger("spava_app.engine.workers.worker")
 
 
 @dataclass(frozen=True)
-class Ended:
+class ExitStatus:
     """How a worker ended.
 
     Attributes:
@@ -79,11 +79,11 @@ class Worker(Protocol):
     @property
     def connection(self) -> Connection: ...
 
-    def ended(self) -> Ended | None:
+    def ended(self) -> ExitStatus | None:
         """How it ended; None while it runs."""
         ...
 
-    def end(self, until: float) -> Ended:
+    def end(self, until: float) -> ExitStatus:
         """Wait for a worker whose channel is closed or broken, and kill it if it runs beyond
         `until`, a `time.monotonic`. May be called again.
         """
@@ -161,12 +161,12 @@ class WorkerProcess:
         logger.info("%s started: pid %d, %s", name, process.pid, settings.place)
         return cls(process, log)
 
-    def ended(self) -> Ended | None:
+    def ended(self) -> ExitStatus | None:
         """As `Worker.ended`."""
         code = self.process.poll()
-        return None if code is None else Ended(code, self.log.tail())
+        return None if code is None else ExitStatus(code, self.log.tail())
 
-    def end(self, until: float) -> Ended:
+    def end(self, until: float) -> ExitStatus:
         """As `Worker.end`."""
         try:
             code = self.process.wait(timeout=max(0.0, until - time.monotonic()))
@@ -175,7 +175,7 @@ class WorkerProcess:
             code = self.process.wait()
         if self.process.stdin is not None:
             self.process.stdin.close()
-        return Ended(code, self.log.tail())
+        return ExitStatus(code, self.log.tail())
 
 
 @dataclass
@@ -200,17 +200,17 @@ class LocalWorker:
             started = WorkerProcess.start(settings, theirs, environment)
             return cls(started, Connection(ours.detach()))
 
-    def ended(self) -> Ended | None:
+    def ended(self) -> ExitStatus | None:
         """As `Worker.ended`."""
         return self.started.ended()
 
-    def end(self, until: float) -> Ended:
+    def end(self, until: float) -> ExitStatus:
         """As `Worker.end`."""
         return self.started.end(until)
 
 
 class LocalLauncher:
-    """All ranks are subprocesses of this one; on CUDA rank r takes card r."""
+    """All ranks are subprocesses of this one; on CUDA rank r takes GPU r."""
 
     one_machine = True
 
@@ -226,7 +226,7 @@ class LocalLauncher:
         threads = max(1, num_cores() // self.world_size)
         # Nothing listens on an interface that others can reach.
         loopback = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
-        settings = replace(settings, card=settings.rank, threads=threads)
+        settings = replace(settings, gpu=settings.rank, threads=threads)
         return LocalWorker.start(settings, os.environ | loopback)
 
     def close(self) -> None:

@@ -20,7 +20,7 @@ SILENCE_SECONDS = 10 * EVERY
 START_SILENCE_SECONDS = 60 * EVERY
 
 
-class Watch:
+class Liveness:
     """Signs of life and of progress.
 
     Args:

@@ -20,7 +20,7 @@ _START_FIX = "the model does not fit beside what else runs: free memory, or take
 
 
 @contextmanager
-def told_when_exhausted(
+def reported_when_out_of_memory(
     rank: int, device: torch.device, stage: Callable[[], str]
 ) -> Iterator[None]:
     """Raise OutOfMemory for what the `with` block raises when memory runs out.

@@ -14,14 +14,14 @@ from spava_app.engine.checkpoints.load import load_model, read_config
 from spava_app.engine.comm import Comm
 from spava_app.engine.devices import torch_threads
 from spava_app.engine.multimodal.embedding_cache import EmbeddingCache, Kind
-from spava_app.engine.multimodal.encoder import FrontEnd
+from spava_app.engine.multimodal.encoder import MediaEncoder
 from spava_app.engine.multimodal.fingerprint import on_this_machine
 from spava_app.engine.multimodal.processors import make_processor
 from spava_app.engine.multimodal.warnings import warnings_noted
 from spava_app.engine.request import Request
 from spava_app.engine.runner import PeerError, Runner
 from spava_app.engine.timing import StageTimer
-from spava_app.engine.workers.oom import told_when_exhausted
+from spava_app.engine.workers.oom import reported_when_out_of_memory
 from spava_app.engine.workers.settings import DISK_BYTES, MEMORY_BYTES, WorkerSettings
 from spava_app.errors import SpavaError, encode_error
 from spava_app.kernels import windows
@@ -40,9 +40,9 @@ def start(settings: WorkerSettings) -> Runner:
     """
     device = torch.device(settings.device)
     if device.type == "cuda":
-        device = torch.device("cuda", settings.card)
+        device = torch.device("cuda", settings.gpu)
     torch.set_num_threads(torch_threads(device.type, settings.threads))
-    with told_when_exhausted(settings.rank, device, lambda: "start"):
+    with reported_when_out_of_memory(settings.rank, device, lambda: "start"):
         return _start(settings, device)
 
 
@@ -64,7 +64,7 @@ def _start(settings: WorkerSettings, device: torch.device) -> Runner:
         dtype=getattr(torch, settings.dtype),
         allow_pickle=settings.allow_pickle,
     )
-    front_end = None
+    encoder = None
     if model.vision is not None and processor is not None:
         windows.prepare(device)
         cache = EmbeddingCache()
@@ -77,10 +77,10 @@ def _start(settings: WorkerSettings, device: torch.device) -> Runner:
                 disk_bytes=DISK_BYTES,
                 memory_bytes=MEMORY_BYTES,
             )
-        front_end = FrontEnd(model.vision, processor, comm, cache, max(2, settings.threads))
-    kept = settings.cache if settings.cache and front_end is not None else "none"
+        encoder = MediaEncoder(model.vision, processor, comm, cache, max(2, settings.threads))
+    kept = settings.cache if settings.cache and encoder is not None else "none"
     logger.info("model loaded on %s, %s, cache: %s", device, settings.dtype, kept)
-    return Runner(model.decoder, front_end, comm)
+    return Runner(model.decoder, encoder, comm)
 
 
 def serve(
@@ -104,7 +104,9 @@ def serve(
         tokens = []
         if runner.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(runner.device)
-        exhausted = told_when_exhausted(runner.comm.rank, runner.device, lambda: timer.current)
+        exhausted = reported_when_out_of_memory(
+            runner.comm.rank, runner.device, lambda: timer.current
+        )
         with warnings_noted() as noted, exhausted:
             asked = on_this_machine(Request.from_json(request, files))
             for token in runner.run(asked, timer, cancelled):

@@ -17,7 +17,7 @@ class WorkerSettings:
         socket: number of the inherited file descriptor of its control channel.
         model: folder of the checkpoint.
         device: "cpu" or "cuda".
-        card: number of the CUDA device it takes.
+        gpu: number of the CUDA device it takes.
         dtype: name of the torch dtype of weights and activations.
         threads: CPU threads.
         deadline: seconds a collective may take.
@@ -37,7 +37,7 @@ class WorkerSettings:
     allow_pickle: bool = False
     cache: str = ""
     socket: int = -1
-    card: int = 0
+    gpu: int = 0
     threads: int = 1
     group: int = 0
     scratch: str = ""
@@ -45,7 +45,7 @@ class WorkerSettings:
     @property
     def place(self) -> str:
         """What it runs on."""
-        return f"GPU {self.card}" if self.device == "cuda" else f"{self.threads} CPU threads"
+        return f"GPU {self.gpu}" if self.device == "cuda" else f"{self.threads} CPU threads"
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))

@@ -26,7 +26,7 @@ from spava_app.errors import InternalError, SpavaError, encode_error
 logger = logging.getLogger("spava_app.engine.workers.worker")  # also where it is `__main__`
 
 # A request as JSON, the files it is about, and the flag that cancels it.
-Asked = tuple[str, list[int], threading.Event]
+QueuedRequest = tuple[str, list[int], threading.Event]
 
 
 def main() -> None:
@@ -35,7 +35,7 @@ def main() -> None:
     settings = WorkerSettings(**json.loads(sys.argv[1]))
     connection = Connection(settings.socket)
     reports = Reports(connection)
-    inbox: queue.Queue[Asked] = queue.Queue()
+    inbox: queue.Queue[QueuedRequest] = queue.Queue()
     listening = (connection, inbox, settings.scratch)
     threading.Thread(target=_listen, args=listening, daemon=True).start()
     threading.Thread(target=_end_with_starter, args=(settings.scratch,), daemon=True).start()
@@ -72,7 +72,7 @@ def _end_with_fault(error: Exception, rank: int, reports: Reports) -> NoReturn:
         os._exit(code)
 
 
-def _listen(connection: Connection, inbox: "queue.Queue[Asked]", scratch: str) -> None:
+def _listen(connection: Connection, inbox: "queue.Queue[QueuedRequest]", scratch: str) -> None:
     """Read requests; when the driver is gone, end the process whatever it is doing, a collective
     included.
     """

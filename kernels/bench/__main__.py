@@ -41,7 +41,7 @@ MATMUL_SIZE = 8 * K
 
 
 @dataclass(frozen=True)
-class Options:
+class KernelOptions:
     """What to measure on; see `parse`."""
 
     device: torch.device
@@ -52,7 +52,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Row:
+class KernelRow:
     """One backend on one shape."""
 
     backend: str
@@ -90,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return file.save(report)
 
 
-def parse(arguments: Sequence[str] | None) -> tuple[Options, JsonFile]:
+def parse(arguments: Sequence[str] | None) -> tuple[KernelOptions, JsonFile]:
     on_gpu = torch.cuda.is_available()
     parser = argparse.ArgumentParser(prog="python -m spava_app.kernels.bench", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -127,7 +127,7 @@ def parse(arguments: Sequence[str] | None) -> tuple[Options, JsonFile]:
         parser.error("--divide and --runs must be at least 1")
     device = torch.device(given.device)
     dtype = getattr(torch, given.dtype)
-    options = Options(device, dtype, given.divide, given.runs, tuple(given.backends))
+    options = KernelOptions(device, dtype, given.divide, given.runs, tuple(given.backends))
     return options, JsonFile(parser, given)
 
 
@@ -147,7 +147,7 @@ def versions(device: torch.device) -> dict[str, str | int | None]:
     }
 
 
-def measure(options: Options) -> dict[str, object]:
+def measure(options: KernelOptions) -> dict[str, object]:
     """The whole report, as it goes into the JSON file; tables are printed as they come."""
     matmul = measure_matmul(options.device, options.dtype, options.divide, options.runs)
     say(f"\nmatrix product {matmul.size}^3 in {options.dtype}: {matmul.tflops:.4g} TFLOP/s\n")
@@ -183,7 +183,9 @@ def measure_matmul(
     return Matmul(size, 2 * size**3 / time.median_ms / 1e9, time)
 
 
-def attention_rows(options: Options, peak: float, backends: Sequence[str]) -> Iterator[Row]:
+def attention_rows(
+    options: KernelOptions, peak: float, backends: Sequence[str]
+) -> Iterator[KernelRow]:
     say(f"{'heads':>6} {'rows x keys':>15} {'':6} {'backend':20}", end="")
     say(f"{'TFLOP/s':>8} {'of matmul':>10} {'median ms':>10} {'p10':>9} {'p90':>9} {'first':>9}")
     for heads, kv_heads in HEADS:
@@ -202,7 +204,7 @@ def attention_rows(options: Options, peak: float, backends: Sequence[str]) -> It
                 )
                 tflops = 4 * HEAD_DIM * heads * pairs / time.median_ms / 1e9
                 composed = causal and query_rows < keys and not BACKENDS[name].bottom_right
-                row = Row(
+                row = KernelRow(
                     *(name, heads, kv_heads, HEAD_DIM, query_rows, keys, causal, composed),
                     *(tflops, tflops / peak, time),
                 )
@@ -211,7 +213,7 @@ def attention_rows(options: Options, peak: float, backends: Sequence[str]) -> It
 
 
 def random_inputs(
-    options: Options, query_rows: int, keys: int, heads: int, kv_heads: int
+    options: KernelOptions, query_rows: int, keys: int, heads: int, kv_heads: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     def random(rows: int, heads: int) -> Tensor:
         return torch.randn(rows, heads, HEAD_DIM, dtype=options.dtype, device=options.device)
@@ -219,7 +221,7 @@ def random_inputs(
     return random(query_rows, heads), random(keys, kv_heads), random(keys, kv_heads)
 
 
-def line(row: Row, *, auto: bool) -> str:
+def line(row: KernelRow, *, auto: bool) -> str:
     shape = f"{row.heads:>3}/{row.kv_heads:<2} {row.query_rows:>7} x {row.keys:<6}"
     mask = "causal" if row.causal else "full"
     name = row.backend + (" (auto)" if auto else "")

@@ -8,7 +8,7 @@ from spava_app.api.answer import Answer
 from spava_app.api.session import Session
 from spava_app.engine.video.array_files import ArrayFiles
 from spava_app.errors import InvalidInput, SpavaError
-from spava_app.requests.media_input import Asked, Files, Seen, look
+from spava_app.requests.media_input import Files, MediaInput, Question, look
 from spava_app.requests.options import AskOptions
 
 OnAnswer = Callable[[int, Answer | SpavaError], None]
@@ -26,7 +26,7 @@ def ask_all(
     stops = options.get("stop_strings", ())
     if isinstance(stops, Iterator):  # which the first question would use up
         options = {**options, "stop_strings": tuple(stops)}
-    questions = [Asked(*_pair(number, pair), **options) for number, pair in _numbered(pairs)]
+    questions = [Question(*_pair(number, pair), **options) for number, pair in _numbered(pairs)]
     groups: dict[object, list[int]] = {}
     for number, asked in enumerate(questions):
         groups.setdefault(_same(asked.video), []).append(number)
@@ -42,12 +42,12 @@ def ask_all(
     return [results[number] for number in range(len(questions))]
 
 
-def _ask_group(session: Session, group: dict[int, Asked], tell: OnAnswer) -> None:
+def _ask_group(session: Session, group: dict[int, Question], tell: OnAnswer) -> None:
     """Questions about one video, which is looked at once."""
     with ArrayFiles() as arrays:
-        seen: list[Seen] = []
+        seen: list[MediaInput] = []
 
-        def looked(asked: Asked) -> list[Seen]:
+        def looked(asked: Question) -> list[MediaInput]:
             if not seen:
                 seen.extend(look(asked, arrays))
             return seen

@@ -14,10 +14,10 @@ from spava_app.api.session import OnEvent, OnText, Session
 from spava_app.api.streaming import Event, streamed
 from spava_app.engine.media import stamp_of
 from spava_app.engine.video.array_files import ArrayFiles
-from spava_app.engine.workers.fair_lock import Turns
+from spava_app.engine.workers.fair_lock import FairLock
 from spava_app.errors import EngineError
 from spava_app.forked import check_not_forked
-from spava_app.requests.media_input import Asked, Files, Seen, look
+from spava_app.requests.media_input import Files, MediaInput, Question, look
 from spava_app.requests.options import AnswerOptions, FrameOptions, check_options
 
 
@@ -35,11 +35,11 @@ class Conversation:
 
     def __init__(self, session: Session, video: Files, frames: FrameOptions) -> None:
         self.history: list[tuple[str, str]] = []
-        self._session, self._about = session, Asked(video, "", **frames).checked()
+        self._session, self._about = session, Question(video, "", **frames).checked()
         self._open = ExitStack()
         self._arrays = self._open.enter_context(ArrayFiles())
-        self._turns, self._closed = Turns(), False
-        self._seen: list[Seen] = []
+        self._turns, self._closed = FairLock(), False
+        self._seen: list[MediaInput] = []
         self._stamps: list[tuple[int, ...]] = []
         try:
             session._calls.call("open", self._look, type(None))
@@ -75,7 +75,7 @@ class Conversation:
         with self._turns.turn(lambda: cancel is not None and cancel.is_set()):
             if self._closed:
                 raise EngineError("the conversation was closed: open another")
-            asked = Asked(
+            asked = Question(
                 **{
                     **vars(self._about),
                     "question": question,
@@ -93,7 +93,7 @@ class Conversation:
         """As `ask`, yielding what `VideoQA.stream` does."""
         return streamed(partial(self.ask, question, **options))
 
-    def _looked(self, asked: Asked) -> list[Seen]:
+    def _looked(self, asked: Question) -> list[MediaInput]:
         if self._stamps != self._stamps_now():
             self._look()
         return self._seen

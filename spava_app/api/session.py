@@ -21,7 +21,7 @@ from spava_app.engine.folders import cache_folder
 from spava_app.engine.multimodal.processors import make_processor
 from spava_app.engine.planning.method_choice import variants
 from spava_app.engine.planning.plan import Plan
-from spava_app.engine.planning.predictor import Forecaster
+from spava_app.engine.planning.predictor import Predictor
 from spava_app.engine.video.array_files import ArrayFiles
 from spava_app.engine.workers.engine import Engine
 from spava_app.engine.workers.group import never
@@ -32,7 +32,7 @@ from spava_app.requests.bounded_text import MOST_BYTES
 from spava_app.requests.builder import Preparer
 from spava_app.requests.embedded import NO_TEXTS, is_embedded, warnings_about
 from spava_app.requests.generation_config import GenerationDefaults
-from spava_app.requests.media_input import Asked, Seen, look
+from spava_app.requests.media_input import MediaInput, Question, look
 from spava_app.requests.prompt import PromptBuilder
 from spava_app.requests.ranks import choose_ranks
 from spava_app.requests.tokenization.detokenizer import TextStream
@@ -40,7 +40,7 @@ from spava_app.requests.tokenization.template_renderer import RENDERER
 
 OnEvent = Callable[[str, float], None]
 OnText = Callable[[str], None]
-Look = Callable[[Asked], Sequence[Seen]]
+Look = Callable[[Question], Sequence[MediaInput]]
 
 
 class Session:
@@ -100,13 +100,13 @@ class Session:
             raise CheckpointError("model", str(model), NO_TEXTS)
         self._config = config
         dtype = "bfloat16" if device == "cuda" else "float32"
-        forecaster = Forecaster.of(
+        predictor = Predictor.of(
             config, str(model), device=device, world_size=ranks, dtype=getattr(torch, dtype)
         )
         self._prompts = PromptBuilder(folder, processor, config)
-        self._longest = forecaster.model.decoder.config.max_positions
+        self._longest = predictor.model.decoder.config.max_positions
         self._defaults = GenerationDefaults.read(folder).within(self._longest)
-        self._prepare = Preparer(self._prompts, processor, self._longest, methods, forecaster)
+        self._prepare = Preparer(self._prompts, processor, self._longest, methods, predictor)
         self._keeps = cache
         self._engine = Engine(
             folder,
@@ -133,11 +133,11 @@ class Session:
         """Stop the workers, and end what runs and waits; the next question starts them again."""
         self._engine.close()
 
-    def _plan(self, asked: Asked) -> Plan:
+    def _plan(self, asked: Question) -> Plan:
         check_not_forked()
         return self._calls.call("plan", partial(self._planned, asked), Plan)
 
-    def _planned(self, asked: Asked) -> Plan:
+    def _planned(self, asked: Question) -> Plan:
         asked = asked.checked().completed(self._defaults)
         TextStream(self._prompts.decode, asked.stop_strings)  # refuses wrong ones
         self._check(asked)
@@ -149,7 +149,7 @@ class Session:
         """Bytes that a text may have, at most: more than so many tokens cannot be of use."""
         return min(MOST_BYTES, self._longest * self._prompts.longest_token)
 
-    def _check(self, asked: Asked, cancelled: Callable[[], bool] = never) -> None:
+    def _check(self, asked: Question, cancelled: Callable[[], bool] = never) -> None:
         """Refuse texts that are wrong, or too long whatever else is asked for."""
 
         def on_step() -> None:
@@ -164,11 +164,11 @@ class Session:
             on_step=on_step,
         )
 
-    def _decide(self, asked: Asked, seen: Sequence[Seen]) -> tuple[Any, Plan]:
+    def _decide(self, asked: Question, seen: Sequence[MediaInput]) -> tuple[Any, Plan]:
         prepare = self._prepare
         if asked.method is not None or asked.method_options is not None:
             method = self._method if asked.method is None else asked.method
-            ranks = prepare.forecaster.world_size
+            ranks = prepare.predictor.world_size
             chosen = variants(method, asked.method_options, ranks)
             prepare = replace(prepare, variants=chosen)
         request, plan = prepare(asked, seen)
@@ -181,7 +181,7 @@ class Session:
 
     def _ask(
         self,
-        asked: Asked,
+        asked: Question,
         looked: Look | None = None,
         *,
         on_event: OnEvent | None = None,
@@ -211,7 +211,7 @@ class Session:
     def _answer(
         self,
         log: QuestionLog,
-        asked: Asked,
+        asked: Question,
         looked: Look | None,
         cancel: threading.Event | None,
         on_event: OnEvent | None,

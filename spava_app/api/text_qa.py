@@ -14,7 +14,7 @@ from spava_app.api.streaming import Event, streamed
 from spava_app.engine.planning.plan import Plan
 from spava_app.errors import InvalidInput
 from spava_app.requests.bounded_text import read_text_file
-from spava_app.requests.media_input import Asked
+from spava_app.requests.media_input import Question
 from spava_app.requests.options import AnswerOptions, check_options
 
 _LONGEST_PATH = 4096  # characters; Linux opens none of more bytes
@@ -93,7 +93,7 @@ class TextQA(Session):
         return self._plan(_asked(text, question, options, self._most_text))
 
 
-def _asked(text: str | Path, question: str, options: AnswerOptions, most: int) -> Asked:
+def _asked(text: str | Path, question: str, options: AnswerOptions, most: int) -> Question:
     check_options(options, AnswerOptions, "a question about a text")
     warnings: tuple[str, ...] = ()
     if isinstance(text, Path):
@@ -102,7 +102,7 @@ def _asked(text: str | Path, question: str, options: AnswerOptions, most: int) -
         warnings = _warnings(text)
     if not isinstance(text, str) or not text.strip():
         raise InvalidInput("text", text, "give a text that is not empty, or the Path of a file")
-    return Asked((), question, text, warnings=warnings, **options)
+    return Question((), question, text, warnings=warnings, **options)
 
 
 def _warnings(text: str) -> tuple[str, ...]:

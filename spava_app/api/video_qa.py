@@ -15,7 +15,7 @@ from spava_app.api.streaming import Event, streamed
 from spava_app.engine.planning.plan import Plan
 from spava_app.errors import SpavaError
 from spava_app.forked import check_not_forked
-from spava_app.requests.media_input import Asked, Files
+from spava_app.requests.media_input import Files, Question
 from spava_app.requests.options import AskOptions, FrameOptions, check_options
 
 
@@ -153,6 +153,6 @@ class VideoQA(Session):
         return ask_all(self, pairs, options, on_answer)
 
 
-def _asked(video: Files, question: str, options: AskOptions) -> Asked:
+def _asked(video: Files, question: str, options: AskOptions) -> Question:
     check_options(options, AskOptions, "a question")
-    return Asked(video, question, **options)
+    return Question(video, question, **options)

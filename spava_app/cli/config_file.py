@@ -39,7 +39,7 @@ _MOST_BYTES = 2**20
 
 
 @dataclass(frozen=True)
-class Written:
+class FileOption:
     """An option in a file.
 
     Attributes:
@@ -58,7 +58,7 @@ class FromFile:
     """The options in a file, by command and parameter."""
 
     path: str
-    options: dict[str, dict[str, Written]]
+    options: dict[str, dict[str, FileOption]]
 
     @property
     def defaults(self) -> dict[str, dict[str, Any]]:
@@ -96,7 +96,7 @@ def read_file(given: str | None, root: TyperGroup) -> FromFile:
     path = Path(given) if given else _usual_place()
     names = {command: _names(root, command) for command in root.commands}
     known = _all_names(root)
-    options: dict[str, dict[str, Written]] = {command: {} for command in names}
+    options: dict[str, dict[str, FileOption]] = {command: {} for command in names}
     content = _content(path) if given is not None or path.is_file() else {}
     for table, prefix in (
         (content, ""),
@@ -112,7 +112,7 @@ def read_file(given: str | None, root: TyperGroup) -> FromFile:
                     raise InvalidInput(f"{key}.{name}", str(path), _unknown(name, names[key]))
                 option = names[key][_plain(name)]
                 _check_kind(option, f"{key}.{name}", one, path)
-                options[key][option.name] = Written(f"{key}.{name}", one, own=True)
+                options[key][option.name] = FileOption(f"{key}.{name}", one, own=True)
             continue
         if key in names:
             fix = f"is a command: write its options below [{key}] (in {path})"
@@ -122,7 +122,7 @@ def read_file(given: str | None, root: TyperGroup) -> FromFile:
         for command, own in names.items():
             if option := own.get(_plain(key)):
                 _check_kind(option, key, value, path)
-                options[command].setdefault(option.name, Written(key, value, own=False))
+                options[command].setdefault(option.name, FileOption(key, value, own=False))
     return FromFile(str(path), options)
 
 

@@ -17,7 +17,7 @@ MODEL = "embedded"
 
 
 @dataclass(frozen=True)
-class Result:
+class CardResult:
     """The question about one card, and what came back."""
 
     card: Card
@@ -50,7 +50,7 @@ class Report:
     ranks: int
     method: str
     setup: dict[str, float]
-    results: tuple[Result, ...]
+    results: tuple[CardResult, ...]
 
     @property
     def num_right(self) -> int:
@@ -91,7 +91,7 @@ def run_demo(
         SpavaError: an option is refused, or the engine fails.
     """
     scene = random_scene(seconds, NUM_CARDS, seed)
-    results: list[Result] = []
+    results: list[CardResult] = []
     setup: dict[str, float] = {}
     with TemporaryDirectory(prefix="spava-demo-") as folder:
         video = Path(folder) / "cards.mp4"
@@ -108,7 +108,7 @@ def run_demo(
                 def begin(stage: str, _: float, name: str = name) -> None:
                     stages.begin(f"{name} {stage}")
 
-                results.append(Result(card, qa.ask(video, card.question, on_event=begin)))
+                results.append(CardResult(card, qa.ask(video, card.question, on_event=begin)))
             stages.end()
     used = results[0].answer.plan.world_size
     return Report(seed, seconds, used, method, setup, tuple(results))

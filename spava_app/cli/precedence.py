@@ -9,7 +9,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand
 
-from spava_app.cli.config_file import FromFile, Written
+from spava_app.cli.config_file import FileOption, FromFile
 from spava_app.cli.logs import command_log
 from spava_app.cli.option_groups import ENVIRONMENT, METHOD_OPTIONS, OPTIONS_OF_FIELDS, RIVALS
 from spava_app.cli.terminal import reported_errors
@@ -163,6 +163,6 @@ def _source(context: typer.Context, name: str) -> str:
     return getattr(context.get_parameter_source(name), "name", "")
 
 
-def _written(context: typer.Context, name: str) -> Written:
+def _written(context: typer.Context, name: str) -> FileOption:
     assert isinstance(context.obj, FromFile)
     return context.obj.options[str(context.info_name)][name]

@@ -13,14 +13,14 @@ from spava_app.cli.terminal import Stages, format_timings, print_json, speaks
 from spava_app.errors import SpavaWarning
 
 
-class Ask(Protocol):
+class AskCall(Protocol):
     """A question, to be asked with `on_event` and `on_text`."""
 
     def __call__(self, **hooks: Any) -> Answer: ...
 
 
-def show_answer(ask: Ask, stages: Stages, *, as_json: bool) -> None:
-    """Ask, and show what comes."""
+def show_answer(ask: AskCall, stages: Stages, *, as_json: bool) -> None:
+    """AskCall, and show what comes."""
     streams = sys.stdout is not None and sys.stdout.isatty() and not as_json
     begun = False
 

@@ -9,14 +9,14 @@ from functools import partial
 from spava_app.engine.layout import PromptShape
 from spava_app.engine.multimodal.processors import Fit, Processor
 from spava_app.engine.multimodal.token_budget import least_tokens
-from spava_app.engine.planning.method_choice import Choice, Variant
+from spava_app.engine.planning.method_choice import MethodChoice, Variant
 from spava_app.engine.planning.plan import Plan, PlannedMedia
-from spava_app.engine.planning.predictor import Forecaster
+from spava_app.engine.planning.predictor import Predictor
 from spava_app.engine.request import Request
 from spava_app.engine.sampling import GREEDY
 from spava_app.errors import InvalidInput, as_written
-from spava_app.requests.fit_media import Fitted, fit_prompt, least_prompt, wish_of
-from spava_app.requests.media_input import Asked, Seen, as_media
+from spava_app.requests.fit_media import FittedPrompt, fit_prompt, least_prompt, wish_of
+from spava_app.requests.media_input import MediaInput, Question, as_media
 from spava_app.requests.prompt import Prompt, PromptBuilder
 
 _RATE_STEPS = 1000  # per frame per second, when the largest rate that fits is named
@@ -37,16 +37,16 @@ class Preparer:
     Attributes:
         max_tokens: that the model takes, the answer included.
         variants: prefill methods to choose from.
-        forecaster: what a request will take of time and memory.
+        predictor: what a request will take of time and memory.
     """
 
     prompts: PromptBuilder
     processor: Processor | None
     max_tokens: int
     variants: Sequence[Variant]
-    forecaster: Forecaster
+    predictor: Predictor
 
-    def __call__(self, asked: Asked, seen: Sequence[Seen]) -> tuple[Request, Plan]:
+    def __call__(self, asked: Question, seen: Sequence[MediaInput]) -> tuple[Request, Plan]:
         """Decide.
 
         Args:
@@ -76,10 +76,10 @@ class Preparer:
         )
         return request, self._plan(request, fitted, choice)
 
-    def _build(self, asked: Asked, fits: Sequence[Fit]) -> Prompt:
+    def _build(self, asked: Question, fits: Sequence[Fit]) -> Prompt:
         return self.prompts.build(asked.question, fits, asked.history, asked.text)
 
-    def _limit(self, asked: Asked, seen: Sequence[Seen]) -> Limit:
+    def _limit(self, asked: Question, seen: Sequence[MediaInput]) -> Limit:
         """What the model takes, or what the ranks have memory for where that is less."""
         most = self.max_tokens - asked.answer_len
         text = self._build(asked, ())
@@ -90,12 +90,12 @@ class Preparer:
             return _shape(text, seen, max(length, len(text.token_ids)))
 
         fits = [wish_of(file).fit(self.processor, None) for file in seen] if self.processor else []
-        tokens = self.forecaster.most_tokens(self.variants, shape_of, fits, asked.answer_len, most)
+        tokens = self.predictor.most_tokens(self.variants, shape_of, fits, asked.answer_len, most)
         return Limit(tokens, memory=tokens < most)
 
     def _fit(
-        self, asked: Asked, seen: Sequence[Seen], limit: Limit
-    ) -> tuple[Fitted[Seen], Choice] | None:
+        self, asked: Question, seen: Sequence[MediaInput], limit: Limit
+    ) -> tuple[FittedPrompt[MediaInput], MethodChoice] | None:
         room = limit.tokens
         while fitted := fit_prompt(
             self.processor,
@@ -107,14 +107,14 @@ class Preparer:
         ):
             length = len(fitted.prompt.token_ids)
             shape = _shape(fitted.prompt, seen, length)
-            choice = self.forecaster.choose(self.variants, shape, fitted.fits, asked.answer_len)
+            choice = self.predictor.choose(self.variants, shape, fitted.fits, asked.answer_len)
             if choice is not None:
                 return fitted, choice
             # Frames that were shrunk are encoded in other steps than those the limit was found for.
             room = length * 99 // 100
         return None
 
-    def _too_much(self, asked: Asked, seen: Sequence[Seen], limit: Limit) -> InvalidInput:
+    def _too_much(self, asked: Question, seen: Sequence[MediaInput], limit: Limit) -> InvalidInput:
         """Why it does not fit: the frames that were asked for, memory, else the question."""
         if asked.all_frames and (most := self._largest(asked, seen, limit)):
             name, value = ("num_frames", asked.num_frames)
@@ -136,13 +136,13 @@ class Preparer:
         )
         length, text = len(smallest.token_ids), len(self._build(asked, ()).token_ids)
         if limit.memory:
-            forecaster = self.forecaster
+            predictor = self.predictor
             fix = (
-                f"its weights take {_gib(forecaster.weights)} on each rank, and with a prompt of "
+                f"its weights take {_gib(predictor.weights)} on each rank, and with a prompt of "
                 f"{length} tokens it does not fit into {self._memory()}: use a smaller model "
                 "or free some memory"
             )
-            return InvalidInput("model", forecaster.name, fix)
+            return InvalidInput("model", predictor.name, fix)
         if (most := self.max_tokens - length) > 0:
             fix = f"the most that fits is {most}"
             return InvalidInput("max_new_tokens", asked.answer_len, fix)
@@ -161,10 +161,10 @@ class Preparer:
         return InvalidInput("question", asked.question, fix)
 
     def _memory(self) -> str:
-        device = "GPU memory" if self.forecaster.machine.device == "cuda" else "memory"
-        return f"the {_gib(self.forecaster.available)} of {device} that each rank may take"
+        device = "GPU memory" if self.predictor.machine.device == "cuda" else "memory"
+        return f"the {_gib(self.predictor.available)} of {device} that each rank may take"
 
-    def _largest(self, asked: Asked, seen: Sequence[Seen], limit: Limit) -> int:
+    def _largest(self, asked: Question, seen: Sequence[MediaInput], limit: Limit) -> int:
         """The largest `num_frames`, or `fps` in steps, that fits; 0 if none."""
 
         def too_many(count: int) -> bool:
@@ -177,8 +177,10 @@ class Preparer:
             most = math.ceil(as_written(min(asked.fps, 1e6)) * _RATE_STEPS)
         return bisect_right(range(1, most), False, key=too_many)
 
-    def _plan(self, request: Request, fitted: Fitted[Seen], choice: Choice) -> Plan:
-        layout, method, forecaster = choice.layout, choice.variant.method, self.forecaster
+    def _plan(
+        self, request: Request, fitted: FittedPrompt[MediaInput], choice: MethodChoice
+    ) -> Plan:
+        layout, method, predictor = choice.layout, choice.variant.method, self.predictor
         media = [
             PlannedMedia(
                 path=file.path,
@@ -194,35 +196,35 @@ class Preparer:
             )
         ]
         new = request.max_new_tokens
-        memories = forecaster.memory(method, layout, request.media, new)
+        memories = predictor.memory(method, layout, request.media, new)
         memory = tuple(one.total for one in memories)
         return Plan(
             media=tuple(media),
             max_new_tokens=new,
             sampling=request.sampling,
             chat_template=self.prompts.has_template,
-            model=forecaster.name,
+            model=predictor.name,
             num_tokens=layout.num_tokens,
             num_visual=sum(medium.num_tokens for medium in media),
             query_len=request.query_len,
             method=method.name,
             world_size=layout.world_size,
-            device=forecaster.machine.device,
+            device=predictor.machine.device,
             anchor_len=layout.anchor_len,
             num_blocks=len(layout.blocks),
             block_len=len(layout.blocks[0]),
             passing_len=max(layout.passing, default=0),
             options=dict(choice.variant.options),
             why=choice.why,
-            seconds=forecaster.seconds(method, layout, request.media, new),
-            rates=forecaster.machine.origin,
+            seconds=predictor.seconds(method, layout, request.media, new),
+            rates=predictor.machine.origin,
             memory=memory,
-            margin=forecaster.margin(max(memory)),
-            available=forecaster.available,
+            margin=predictor.margin(max(memory)),
+            available=predictor.available,
         )
 
 
-def _shape(prompt: Prompt, seen: Sequence[Seen], length: int) -> PromptShape:
+def _shape(prompt: Prompt, seen: Sequence[MediaInput], length: int) -> PromptShape:
     """Of a prompt around media, or of a longer one."""
     return PromptShape(
         num_tokens=length,

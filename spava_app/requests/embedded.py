@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from spava_app.requests.media_input import Seen
+from spava_app.requests.media_input import MediaInput
 
 NO_TEXTS = "knows coloured cards and no texts: give the folder of a language model"
 MEANINGLESS = (
@@ -17,7 +17,7 @@ def is_embedded(config: Mapping[str, Any]) -> bool:
     return config.get("spava_app_reads") == "card videos"
 
 
-def warnings_about(config: Mapping[str, Any], seen: Iterable[Seen]) -> tuple[str, ...]:
+def warnings_about(config: Mapping[str, Any], seen: Iterable[MediaInput]) -> tuple[str, ...]:
     """What has to be said with an answer of this model about these media."""
     if not is_embedded(config):
         return ()

@@ -34,7 +34,7 @@ File = TypeVar("File", bound=Looked)
 
 
 @dataclass(frozen=True)
-class Fitted(Generic[File]):
+class FittedPrompt(Generic[File]):
     """What fits.
 
     Attributes:
@@ -64,7 +64,7 @@ def fit_prompt(
     room: int,
     max_visual_tokens: int | None,
     all_frames: bool,
-) -> Fitted[File] | None:
+) -> FittedPrompt[File] | None:
     """The prompt with as much of the files as it has room for, by the rule of `budget`.
 
     Args:
@@ -79,7 +79,7 @@ def fit_prompt(
     """
     if processor is None or not files:
         prompt = build(())
-        return Fitted((), (), (), prompt) if len(prompt.token_ids) <= room else None
+        return FittedPrompt((), (), (), prompt) if len(prompt.token_ids) <= room else None
     wishes = [wish_of(file, all_frames=all_frames) for file in files]
     full = [wish.fit(processor, None) for wish in wishes]
     least = least_tokens(processor, wishes)
@@ -100,7 +100,7 @@ def fit_prompt(
                 + ("frames",) * (len(file.sample) < wish.num_frames)
                 for file, fit, own, wish in zip(used, fits, full, wishes, strict=True)
             ]
-            return Fitted(tuple(used), tuple(fits), tuple(lowered), prompt)
+            return FittedPrompt(tuple(used), tuple(fits), tuple(lowered), prompt)
         taken = sum(sum(fit.runs) for fit in fits)
         budget = taken - over
         if taken > least:

@@ -32,7 +32,7 @@ Files = Medium | Sequence[Medium]
 
 
 @dataclass(frozen=True)
-class Asked:
+class Question:
     """A question as a user asks it, with all that may be said with it; see `options`.
 
     Attributes:
@@ -130,7 +130,7 @@ def _plain(value: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class Seen:
+class MediaInput:
     """What was looked at, and the frames that are used of it; a picture has no duration.
 
     Attributes:
@@ -162,14 +162,14 @@ class Seen:
             return self
         return replace(self, sample=sample_times(self.info, num_frames=num_frames))
 
-    def as_asked(self, asked: Asked) -> Self:
+    def as_asked(self, asked: Question) -> Self:
         """The same file with the frames that are asked for."""
         if self.info is None:
             return self
         return replace(self, sample=_choose(self.info, asked))
 
 
-def look(asked: Asked, arrays: ArrayFiles | None = None) -> list[Seen]:
+def look(asked: Question, arrays: ArrayFiles | None = None) -> list[MediaInput]:
     """Look at all that a question is about, and choose frames.
 
     Args:
@@ -183,7 +183,7 @@ def look(asked: Asked, arrays: ArrayFiles | None = None) -> list[Seen]:
     return [replace(file, max_pixels=asked.max_pixels) for file in seen]
 
 
-def _look(medium: Medium, asked: Asked, arrays: ArrayFiles | None) -> Seen:
+def _look(medium: Medium, asked: Question, arrays: ArrayFiles | None) -> MediaInput:
     if isinstance(medium, np.ndarray | Tensor):
         medium = Frames(medium)
     if isinstance(medium, Frames):
@@ -194,22 +194,24 @@ def _look(medium: Medium, asked: Asked, arrays: ArrayFiles | None) -> Seen:
         return _look_at_frames(info.path, Frames(paths), asked, None)
     if isinstance(info, PictureInfo):
         only = FrameSample((0,), (0.0,), 0.0)
-        return Seen(info.path, *info.shape, 0.0, only, lambda frames: info.source())
+        return MediaInput(info.path, *info.shape, 0.0, only, lambda frames: info.source())
     sample = _choose(info, asked)
-    return Seen(info.path, info.height, info.width, info.duration, sample, info.source, info)
+    return MediaInput(info.path, info.height, info.width, info.duration, sample, info.source, info)
 
 
-def _look_at_frames(name: str, frames: Frames, asked: Asked, arrays: ArrayFiles | None) -> Seen:
+def _look_at_frames(
+    name: str, frames: Frames, asked: Question, arrays: ArrayFiles | None
+) -> MediaInput:
     info = frames.info()
     sample = _choose(info, asked)
 
     def read(chosen: Sequence[int]) -> FrameSource:
         return frames.source(chosen, arrays)
 
-    return Seen(name, *frames.shape(), info.duration, sample, read, info)
+    return MediaInput(name, *frames.shape(), info.duration, sample, read, info)
 
 
-def _choose(info: VideoInfo, asked: Asked) -> FrameSample:
+def _choose(info: VideoInfo, asked: Question) -> FrameSample:
     if asked.frame_rule is not None:
         if asked.fps is not None:
             raise InvalidInput("fps", asked.fps, "a frame_rule takes num_frames instead")
@@ -219,7 +221,7 @@ def _choose(info: VideoInfo, asked: Asked) -> FrameSample:
     return sample_times(info, num_frames=asked.num_frames, fps=asked.fps)
 
 
-def as_media(file: Seen, fit: Fit, starts: tuple[int, ...]) -> Media:
+def as_media(file: MediaInput, fit: Fit, starts: tuple[int, ...]) -> Media:
     """What the ranks are told of a file that fits into the prompt in this way."""
     source = file.read(file.sample.frames)
     return Media(

@@ -167,7 +167,7 @@ def test_cards_that_torch_cannot_use_are_a_problem(
 
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if torch.cuda.device_count() >= 2:
-        pytest.skip("torch can use the cards here")
+        pytest.skip("torch can use the GPUs here")
     smi(SMI)
     check = found("GPUs")
     assert check.status == "problem"

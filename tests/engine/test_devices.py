@@ -1,4 +1,4 @@
-"""What the system says of cards and memory, read from its own words."""
+"""What the system says of GPUs and memory, read from its own words."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,12 +7,12 @@ import psutil
 import pytest
 
 from spava_app.engine import devices
-from spava_app.engine.devices import Card, available_memory, cards, host_memory, num_cores
+from spava_app.engine.devices import Gpu, available_memory, host_memory, num_cores, visible_gpus
 
 MIB = 2**20
 FIRST, SECOND = (
-    Card("NVIDIA H200", 143771 * MIB, 143000 * MIB),
-    Card("NVIDIA H200", 143771 * MIB, 9000 * MIB),
+    Gpu("NVIDIA H200", 143771 * MIB, 143000 * MIB),
+    Gpu("NVIDIA H200", 143771 * MIB, 9000 * MIB),
 )
 LINES = "0, GPU-aabb, NVIDIA H200, 143771, 143000\n1, GPU-ccdd, NVIDIA H200, 143771, 9000\n"
 
@@ -35,7 +35,7 @@ def test_cards_that_may_be_used(
     smi: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     smi(f"printf '{LINES}'".replace("\n", "\\n"))
-    assert cards() == (FIRST, SECOND)
+    assert visible_gpus() == (FIRST, SECOND)
     for visible, expected in {
         "1": (SECOND,),
         "1,0": (SECOND, FIRST),
@@ -46,7 +46,7 @@ def test_cards_that_may_be_used(
         "0,7,1": (FIRST,),
     }.items():
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-        assert cards() == expected, visible
+        assert visible_gpus() == expected, visible
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     assert available_memory("cuda", 1) == FIRST.free
     assert available_memory("cuda", 2) == SECOND.free
@@ -55,7 +55,7 @@ def test_cards_that_may_be_used(
 @pytest.mark.parametrize("script", ["exit 9", "echo 0, GPU-aa, H200, [N/A], [N/A]", "true"])
 def test_cards_that_say_nothing(smi: Callable[[str], None], script: str) -> None:
     smi(script)
-    assert cards() == ()
+    assert visible_gpus() == ()
 
 
 def test_a_tool_that_hangs_is_given_up(
@@ -63,7 +63,7 @@ def test_a_tool_that_hangs_is_given_up(
 ) -> None:
     monkeypatch.setattr(devices, "_SECONDS", 0.2)
     smi("exec sleep 60")
-    assert cards() == ()
+    assert visible_gpus() == ()
 
 
 def test_the_host() -> None:

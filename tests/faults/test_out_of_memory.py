@@ -16,7 +16,7 @@ from faults import strike
 from processes import check_no_orphans
 
 from spava_app.api.video_qa import VideoQA
-from spava_app.engine.workers.oom import told_when_exhausted
+from spava_app.engine.workers.oom import reported_when_out_of_memory
 from spava_app.errors import OutOfMemory
 
 FIRST_IMPORTS = 128 * 2**20
@@ -65,7 +65,7 @@ def test_what_libraries_raise(take: Callable[[int], object]) -> None:
     """For a petabyte; each says it in its own way."""
     with (
         pytest.raises(OutOfMemory, match=r"rank 3 ran out of host memory \(.* free\) in vision: "),
-        told_when_exhausted(3, torch.device("cpu"), lambda: "vision"),
+        reported_when_out_of_memory(3, torch.device("cpu"), lambda: "vision"),
     ):
         take(2**50)
 
@@ -73,7 +73,7 @@ def test_what_libraries_raise(take: Callable[[int], object]) -> None:
 def test_other_errors_pass() -> None:
     with (
         pytest.raises(RuntimeError, match="mine"),
-        told_when_exhausted(0, torch.device("cpu"), lambda: "vision"),
+        reported_when_out_of_memory(0, torch.device("cpu"), lambda: "vision"),
     ):
         raise RuntimeError("mine")
 

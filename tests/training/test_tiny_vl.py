@@ -12,7 +12,7 @@ from spava_app.engine.training.cards.clips import ClipSizes, ClipSource
 from spava_app.engine.training.cards.curriculum import MEDIUM, SHORT, Curriculum, learning_rate
 from spava_app.engine.training.cards.packing import QuestionTable
 from spava_app.engine.training.cards.task import CardHeads, run_batch
-from spava_app.engine.training.cards.train import Options, batch_sizes, new_model, train
+from spava_app.engine.training.cards.train import TrainingOptions, batch_sizes, new_model, train
 
 
 class Clock:
@@ -35,7 +35,7 @@ def small_config() -> dict:
 
 
 def test_a_run_passes_all_stages_and_leaves_a_loadable_checkpoint(tmp_path):
-    options = Options(
+    options = TrainingOptions(
         minutes=1,
         out=tmp_path,
         device="cpu",
@@ -119,5 +119,5 @@ def test_learning_rate_warms_up_and_decays():
 
 
 def test_batches_shrink_as_clips_grow(tmp_path):
-    options = Options(minutes=1, out=tmp_path)
+    options = TrainingOptions(minutes=1, out=tmp_path)
     assert [batch_sizes(options, units).clips for units in (12, 64, 320, 640)] == [128, 64, 12, 8]

@@ -11,7 +11,7 @@ from spava_app.engine.video.array_files import ArrayFiles
 from spava_app.engine.video.decode import decode_frames
 from spava_app.engine.video.frames import Frames, natural_order
 from spava_app.errors import InvalidInput, VideoError
-from spava_app.requests.media_input import Asked, look
+from spava_app.requests.media_input import Question, look
 
 FRAMES = np.random.default_rng(0).integers(0, 256, (12, 20, 30, 3), dtype=np.uint8)
 
@@ -24,7 +24,7 @@ def arrays():
 
 def looked_at(medium, arrays=None, num_frames=None, fps=None):
     """What is looked at, and what it takes to read it."""
-    [seen] = look(Asked(medium, "", num_frames=num_frames, fps=fps), arrays)
+    [seen] = look(Question(medium, "", num_frames=num_frames, fps=fps), arrays)
     return seen, seen.read(seen.sample.frames)
 
 

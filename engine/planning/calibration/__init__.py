@@ -12,7 +12,7 @@ from datetime import date
 from pathlib import Path
 from typing import TextIO
 
-from spava_app.engine.devices import cards, device_name, num_cores
+from spava_app.engine.devices import device_name, num_cores, visible_gpus
 from spava_app.engine.folders import private_folder
 from spava_app.engine.planning.hardware import Machine
 from spava_app.engine.planning.hardware_profiles import default_machine, machine_file, save_machine
@@ -47,14 +47,14 @@ def calibrate(
     """
     if device not in {"cpu", "cuda"}:
         raise InvalidInput("device", device, "choose cpu or cuda")
-    ranks = _CPU_RANKS if device == "cpu" else len(cards())
+    ranks = _CPU_RANKS if device == "cpu" else len(visible_gpus())
     if not ranks:
         raise InvalidInput("device", device, "nvidia-smi tells of no GPU that may be used")
     default = default_machine(device, device_name(device), num_cores())
     path = machine_file(device, folder)
     _check_writable(path.parent)  # told before a minute is spent
     found = _measured(device, ranks, on_step or (lambda _: None))
-    # A single card has no link to measure.
+    # A single GPU has no link to measure.
     rates = {**default.to_dict(), **found}
     machine = replace(Machine.from_dict(rates), origin=f"rates measured on {date.today()}")
     return machine, save_machine(machine, folder)

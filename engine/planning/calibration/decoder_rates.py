@@ -153,7 +153,7 @@ def different_cores(number: int, first: float = 0.0) -> Iterator[None]:
 def seconds_of(call: Callable[[], object], device: torch.device) -> float:
     """How long a call takes, in the middle of much work."""
     if device.type == "cuda":
-        # A card that has worked for a while draws its full power and becomes slower.
+        # A GPU that has worked for a while draws its full power and becomes slower.
         until = time.perf_counter() + _WARM_SECONDS
         while time.perf_counter() < until:
             call()

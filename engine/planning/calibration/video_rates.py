@@ -16,7 +16,7 @@ from spava_app.engine.media import FrameSource, Media
 from spava_app.engine.models.flops import qwen_config
 from spava_app.engine.models.qwen2_5_vl import VisionTower
 from spava_app.engine.models.vision_batch import MAX_UNITS
-from spava_app.engine.multimodal.encoder import FrontEnd
+from spava_app.engine.multimodal.encoder import MediaEncoder
 from spava_app.engine.multimodal.pixel_stream import stream_units
 from spava_app.engine.multimodal.pixels.config import PixelConfig
 from spava_app.engine.multimodal.pixels.patches import patchify_frames
@@ -151,10 +151,10 @@ def place_seconds() -> float:
     layout = make_method(request.method).layout(request.shape, 1)
     with torch.device("meta"):
         tower = VisionTower(qwen_config(1))
-    front_end = FrontEnd(tower, _PROCESSOR, Comm())
+    encoder = MediaEncoder(tower, _PROCESSOR, Comm())
     dealt, encoded = deal(request.media, layout), torch.zeros(tokens, 1)
 
     def deliver() -> None:
-        front_end.deliver(request, layout, dealt, encoded)
+        encoder.deliver(request, layout, dealt, encoded)
 
     return seconds_of(deliver, torch.device("cpu")) / tokens

@@ -16,7 +16,7 @@ LONG = (512, 640)
 
 
 @dataclass(frozen=True)
-class Step:
+class CurriculumStep:
     """One step's task."""
 
     units: int
@@ -46,22 +46,22 @@ class Curriculum:
     blocks_share: float = 0.5
     growth_start: float | None = None
 
-    def next(self, fraction: float, lookup_accuracy: float) -> Step:
+    def next(self, fraction: float, lookup_accuracy: float) -> CurriculumStep:
         """The task at `fraction` of the time, given the recent accuracy at the colour word."""
         if self.growth_start is None:
             reached = fraction >= self.earliest and lookup_accuracy >= self.lookup_done
             if reached or fraction >= self.latest:
                 self.growth_start = fraction
         if self.growth_start is None:
-            return Step(self._pick(SHORT), answer=False, blocks=False)
+            return CurriculumStep(self._pick(SHORT), answer=False, blocks=False)
         blocks = self.random.random() < self.blocks_share
         if fraction >= self.long_from and self.random.random() < self.long_share:
-            return Step(self._pick(LONG), answer=True, blocks=blocks)
+            return CurriculumStep(self._pick(LONG), answer=True, blocks=blocks)
         # Clips grow evenly in the logarithm of their length and are full-grown a little before the
         # long ones start.
         progress = (fraction - self.growth_start) / (0.9 * (self.long_from - self.growth_start))
         longest = SHORT[-1] * (MEDIUM[-1] / SHORT[-1]) ** min(progress, 1.0)
-        return Step(
+        return CurriculumStep(
             self._pick(tuple(units for units in MEDIUM if units <= longest)),
             answer=True,
             blocks=blocks,

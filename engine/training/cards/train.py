@@ -41,7 +41,7 @@ BACKENDS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBacke
 
 
 @dataclass(frozen=True)
-class Options:
+class TrainingOptions:
     """Everything that decides a run."""
 
     minutes: float
@@ -107,7 +107,7 @@ def new_model(config: Mapping[str, Any], seed: int, device: torch.device | str) 
 
 
 def train(
-    options: Options,
+    options: TrainingOptions,
     config: Mapping[str, Any] | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Qwen25VL:
@@ -183,7 +183,7 @@ def train(
     return model
 
 
-def batch_sizes(options: Options, units: int) -> ClipSizes:
+def batch_sizes(options: TrainingOptions, units: int) -> ClipSizes:
     """As many clips as fit the step, within bounds."""
     clips = options.units_per_step // units
     return ClipSizes(min(max(clips, options.min_clips), options.max_clips), units)
@@ -208,7 +208,7 @@ CONDITIONS: dict[str, tuple[float, bool]] = {
 
 @torch.no_grad()
 def evaluate(
-    model: Qwen25VL, heads: CardHeads, table: QuestionTable, options: Options
+    model: Qwen25VL, heads: CardHeads, table: QuestionTable, options: TrainingOptions
 ) -> dict[str, dict[str, float]]:
     """Answer accuracy per clip length and condition, on clips of eight cards never seen before."""
     results: dict[str, dict[str, float]] = {}
@@ -256,7 +256,7 @@ def main(arguments: list[str] | None = None) -> None:
     given = vars(parser.parse_args(arguments))
     if (weights := given["out"] / "model.safetensors").exists() and not given["force"]:
         parser.error(f"{weights} {EXISTS}")
-    options = Options(**{name: value for name, value in given.items() if name != "force"})
+    options = TrainingOptions(**{name: value for name, value in given.items() if name != "force"})
     logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
     torch.set_float32_matmul_precision("high")
     options.out.mkdir(parents=True, exist_ok=True)

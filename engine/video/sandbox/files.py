@@ -11,7 +11,7 @@ from spava_app.engine.video.media_file import MediaFile
 from spava_app.engine.video.sandbox.pulse import Pulse
 from spava_app.errors import decode_error
 
-# Asked for before they are needed: who gives them may be busy with frames that are done.
+# Requested before they are needed: who gives them may be busy with frames that are done.
 _AHEAD = 16
 
 

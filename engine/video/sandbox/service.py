@@ -20,7 +20,7 @@ from typing import Any
 from av.error import FFmpegError
 
 from spava_app.engine.media import FrameSource
-from spava_app.engine.processes.wire import CONVERT, HungUp, Message, Wire
+from spava_app.engine.processes.wire import CONVERT, Disconnected, Message, Wire
 from spava_app.engine.video.sandbox.backends import open_reader
 from spava_app.engine.video.sandbox.files import Files
 from spava_app.engine.video.sandbox.inspect import look, picture_shapes
@@ -42,7 +42,7 @@ def serve(wire: Wire) -> None:
         pulse.beat()
         try:
             answer, payload = _answer(request, wire, pulse)
-        except HungUp:  # nobody is left to tell
+        except Disconnected:  # nobody is left to tell
             raise
         except InvalidInput as error:
             answer, payload = encode_error(error), b""

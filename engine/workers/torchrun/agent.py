@@ -16,7 +16,7 @@ import psutil
 from spava_app.engine.devices import num_cores
 from spava_app.engine.folders import cache_folder
 from spava_app.engine.workers import channel
-from spava_app.engine.workers.launcher import Ended, WorkerProcess
+from spava_app.engine.workers.launcher import ExitStatus, WorkerProcess
 from spava_app.engine.workers.settings import WorkerSettings
 from spava_app.engine.workers.torchrun.environment import Place
 from spava_app.engine.workers.torchrun.listener import Address, clear_away, knock
@@ -31,7 +31,7 @@ def on_this_machine(settings: WorkerSettings, place: Place) -> WorkerSettings:
     """What the driver cannot know of the machine of `place`."""
     return replace(
         settings,
-        card=place.local_rank,
+        gpu=place.local_rank,
         threads=max(1, num_cores() // place.local_world_size),
         cache=str(cache_folder()) if settings.cache else "",
     )
@@ -99,7 +99,7 @@ class Agent:
                 elif "end" in message:
                     channel.send(self._link, {"ended": asdict(self._end(message["end"]))})
                 elif "look" in message:
-                    ended = self._worker.ended() if self._worker else Ended(None)
+                    ended = self._worker.ended() if self._worker else ExitStatus(None)
                     channel.send(self._link, {"ended": asdict(ended) if ended else None})
                 else:
                     self.inbox.put(message)
@@ -122,6 +122,6 @@ class Agent:
             return {"failed": str(error)}
         return {"started": self._worker.process.pid}
 
-    def _end(self, seconds: float) -> Ended:
+    def _end(self, seconds: float) -> ExitStatus:
         worker, self._worker = self._worker, None
-        return worker.end(time.monotonic() + seconds) if worker else Ended(None)
+        return worker.end(time.monotonic() + seconds) if worker else ExitStatus(None)

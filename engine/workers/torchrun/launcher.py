@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from spava_app.engine.workers import channel
-from spava_app.engine.workers.launcher import Ended, LocalWorker, Meeting
+from spava_app.engine.workers.launcher import ExitStatus, LocalWorker, Meeting
 from spava_app.engine.workers.settings import WorkerSettings
 from spava_app.engine.workers.torchrun.agent import on_this_machine, worker_environment
 from spava_app.engine.workers.torchrun.environment import Place
@@ -56,25 +56,25 @@ class _FarWorker:
 
     link: _Link
     connection: Connection
-    found: Ended | None = None
+    found: ExitStatus | None = None
 
-    def ended(self) -> Ended | None:
+    def ended(self) -> ExitStatus | None:
         """As `Worker.ended`."""
         return self.found or self._ask({"look": True}, _ANSWER_SECONDS)
 
-    def end(self, until: float) -> Ended:
+    def end(self, until: float) -> ExitStatus:
         """As `Worker.end`."""
         seconds = max(0.0, until - time.monotonic())
         asked = {"end": seconds}
-        self.found = self.found or self._ask(asked, seconds + _ANSWER_SECONDS) or Ended(None)
+        self.found = self.found or self._ask(asked, seconds + _ANSWER_SECONDS) or ExitStatus(None)
         return self.found
 
-    def _ask(self, message: dict[str, Any], within: float) -> Ended | None:
+    def _ask(self, message: dict[str, Any], within: float) -> ExitStatus | None:
         try:
             answer = self.link.ask(message, within)["ended"]
         except EngineDown:
-            return Ended(None)
-        return None if answer is None else Ended(**answer)
+            return ExitStatus(None)
+        return None if answer is None else ExitStatus(**answer)
 
 
 class AgentLauncher:

@@ -16,12 +16,12 @@ from spava_app.engine.multimodal.pixels.config import PixelConfig
 from spava_app.engine.multimodal.processors import QwenProcessor, make_processor
 from spava_app.engine.planning.method_choice import variants
 from spava_app.engine.planning.plan import Plan
-from spava_app.engine.planning.predictor import Forecaster
+from spava_app.engine.planning.predictor import Predictor
 from spava_app.engine.request import Request
 from spava_app.engine.sampling import Sampling
 from spava_app.errors import InvalidInput
 from spava_app.requests.builder import Preparer
-from spava_app.requests.media_input import Asked, look
+from spava_app.requests.media_input import Question, look
 from spava_app.requests.prompt import PromptBuilder
 
 STAGES = ["decode", "preprocess", "vision", "exchange", "prefill", "generate"]
@@ -40,7 +40,7 @@ def preparer(
     own = make_processor(EMBEDDED, read_config(EMBEDDED))
     assert isinstance(own, QwenProcessor)
     processor = QwenProcessor(PIXELS, PIXELS, own.placeholder_ids)
-    forecaster = Forecaster.of(
+    predictor = Predictor.of(
         GEOMETRIES["Qwen2.5-VL-7B"],
         "Qwen2.5-VL-7B",
         device="cpu",
@@ -48,19 +48,19 @@ def preparer(
         dtype=torch.bfloat16,
     )
     if available is not None:
-        forecaster = replace(forecaster, available=available)
+        predictor = replace(predictor, available=available)
     return Preparer(
         PromptBuilder(EMBEDDED, processor, read_config(EMBEDDED)),
         processor,
         128_000,
         variants(method, options or {}, ranks),
-        forecaster,
+        predictor,
     )
 
 
 def ask(prepare: Preparer, video: Path, **how: Any) -> tuple[Request, Plan]:
     given = {"num_frames": None, "fps": None, "history": (), "max_new_tokens": 64, **how}
-    asked = Asked(video, question="Which card is red?", sampling=Sampling(), **given)
+    asked = Question(video, question="Which card is red?", sampling=Sampling(), **given)
     return prepare(asked, look(asked))
 
 
@@ -78,7 +78,7 @@ def test_a_plan_tells_seconds_memory_and_why(video: Path) -> None:
     assert list(plan.seconds) == STAGES
     assert min(plan.seconds.values()) > 0
     assert len(plan.memory) == 2
-    weights = prepare.forecaster.weights
+    weights = prepare.predictor.weights
     assert weights < min(plan.memory) < 1.5 * weights
     assert (plan.method, plan.options) == (request.method, request.options)
     assert (plan.available, plan.margin > 0) == (ROOMY, True)
@@ -119,7 +119,7 @@ def test_auto_and_its_options(video: Path) -> None:
 
 def test_frames_are_lowered_until_they_fit_into_memory(video: Path) -> None:
     full = ask(preparer(available=ROOMY), video)[1]
-    weights = preparer().forecaster.weights
+    weights = preparer().predictor.weights
     # Half of what this takes beside the weights and the process.
     middle = weights + full.margin + (max(full.memory) - weights) // 2
     tight = preparer(available=middle)
@@ -135,7 +135,7 @@ def test_frames_are_lowered_until_they_fit_into_memory(video: Path) -> None:
 
 def test_frames_that_were_asked_for_are_refused_with_the_most_that_fits(video: Path) -> None:
     full = ask(preparer(available=ROOMY), video, num_frames=100)[1]
-    weights = preparer().forecaster.weights
+    weights = preparer().predictor.weights
     middle = weights + full.margin + (max(full.memory) - weights) // 2
     tight = preparer(available=middle)
     # Frames shrink first; at the smallest size a hundred may still fit, six hundred do not.
@@ -165,19 +165,19 @@ def test_weights_that_do_not_fit_are_told(video: Path) -> None:
 def test_planning_is_fast_where_memory_is_short(video: Path) -> None:
     """Bisection builds no model and no prompt: a bound on work, not on time."""
     prepare = preparer(available=ROOMY)
-    forecaster = prepare.forecaster
+    predictor = prepare.predictor
     asked: list[int] = []
-    choose = type(forecaster).choose
+    choose = type(predictor).choose
 
-    class Counting(Forecaster):
+    class Counting(Predictor):
         def choose(self, variants: Any, shape: Any, *rest: Any) -> Any:
             asked.append(shape.num_tokens)
             return choose(self, variants, shape, *rest)
 
-    fields = {name: getattr(forecaster, name) for name in Forecaster.__dataclass_fields__}
-    weights = forecaster.weights
+    fields = {name: getattr(predictor, name) for name in Predictor.__dataclass_fields__}
+    weights = predictor.weights
     counting = Counting(**{**fields, "available": weights + 2 * GIB})
-    ask(replace(prepare, forecaster=counting), video)
+    ask(replace(prepare, predictor=counting), video)
     assert len(asked) < 30
 
 

@@ -26,13 +26,13 @@ from spava_app.engine.multimodal.processors import (
 )
 from spava_app.engine.planning.method_choice import variants
 from spava_app.engine.planning.plan import Plan
-from spava_app.engine.planning.predictor import Forecaster
+from spava_app.engine.planning.predictor import Predictor
 from spava_app.engine.request import Request
 from spava_app.engine.video.probe import probe
 from spava_app.engine.video.sample import sample_rule, sample_times
 from spava_app.errors import InvalidInput
 from spava_app.requests.builder import Preparer
-from spava_app.requests.media_input import Asked, look
+from spava_app.requests.media_input import Question, look
 from spava_app.requests.prompt import PromptBuilder
 
 POSITIONS, ANSWER = 32_768, 64
@@ -73,8 +73,8 @@ def preparer_of(prompts: PromptBuilder, processor: Processor) -> Preparer:
     """One rank on the CPU, with the embedded model behind the prompts."""
     config = read_config(EMBEDDED)
     how = {"device": "cpu", "world_size": 1, "dtype": torch.float32}
-    forecaster = Forecaster.of(config, "embedded", **how)
-    return Preparer(prompts, processor, POSITIONS, variants("full", {}, 1), forecaster)
+    predictor = Predictor.of(config, "embedded", **how)
+    return Preparer(prompts, processor, POSITIONS, variants("full", {}, 1), predictor)
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def internvl(tmp_path_factory: pytest.TempPathFactory) -> Preparer:
 
 def ask(preparer: Preparer, video: Path | list[Path], **how: Any) -> tuple[Request, Plan]:
     given = {"num_frames": None, "fps": None, "history": (), "max_new_tokens": ANSWER, **how}
-    asked = Asked(video, question="What is in it?", **given).checked()
+    asked = Question(video, question="What is in it?", **given).checked()
     return preparer(asked, look(asked))
 
 

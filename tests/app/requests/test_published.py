@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, Qwen2_5_VLConfig
 from spava_app import VideoQA
 from spava_app.engine.checkpoints.load import read_config
 from spava_app.engine.multimodal.processors import make_processor
-from spava_app.requests.media_input import Asked
+from spava_app.requests.media_input import Question
 from spava_app.requests.prompt import INTERNVL_SYSTEM, PromptBuilder
 
 HISTORY = [("What is first?", "A red fox."), ("And then?", "")]
@@ -55,7 +55,7 @@ def test_prompts_with_pictures(
             *(([file], []) for file in pictures.values()),
             ([pictures["wide"], pictures["tiny"]], HISTORY),
         ]:
-            asked = Asked(files, QUESTION, history=history, max_new_tokens=1)
+            asked = Question(files, QUESTION, history=history, max_new_tokens=1)
             request = request_of(qa, asked)
             theirs = picture_inputs(folder, files, QUESTION, history)
             assert list(request.token_ids) == theirs["input_ids"][0].tolist(), files
@@ -143,7 +143,7 @@ def test_which_template_counts(first: int, pictures: dict[str, Path], tmp_path: 
         else:
             write_json(folder, place, {"chat_template": marked(place)})
     with VideoQA(folder, gpus=0) as qa:
-        request = request_of(qa, Asked([pictures["tiny"]], QUESTION, max_new_tokens=1))
+        request = request_of(qa, Question([pictures["tiny"]], QUESTION, max_new_tokens=1))
     theirs = picture_inputs(folder, [pictures["tiny"]], QUESTION)["input_ids"][0].tolist()
     assert list(request.token_ids) == theirs
     said = AutoTokenizer.from_pretrained(folder).decode(request.token_ids)
@@ -216,7 +216,7 @@ def test_a_sparse_tower_is_planned_with(pictures: dict[str, Path], tmp_path: Pat
     folder = sparse(tmp_path / "qwen")
     with VideoQA(folder, gpus=0) as qa:
         assert qa.plan(pictures["tiny"], QUESTION).num_visual > 0
-        vision = qa._prepare.forecaster.model.vision.config
+        vision = qa._prepare.predictor.model.vision.config
     theirs = Qwen2_5_VLConfig.from_pretrained(folder).vision_config
     assert (vision.depth, vision.num_heads, vision.patch_size, vision.window_size) == (
         theirs.depth,

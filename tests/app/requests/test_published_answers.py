@@ -27,7 +27,7 @@ from spava_app.engine.checkpoints.load import read_config
 from spava_app.engine.sampling import GREEDY
 from spava_app.engine.video.decode import decode_frames
 from spava_app.requests.generation_config import GenerationDefaults
-from spava_app.requests.media_input import Asked
+from spava_app.requests.media_input import Question
 
 QUESTION = "Why is that?"
 BOOK = "It was a bright cold day in April; na\u00efve caf\u00e9, 1984.\n" * 12
@@ -88,9 +88,9 @@ def test_answers(
     change_json(folder, "generation_config.json", repetition_penalty=1.3)
     own = GenerationDefaults.read(folder).sampling
     options = {"gpus": 0, "method": "spava", "method_options": {"passing_fraction": 1.0}}
-    asked = Asked(pictures, QUESTION, max_new_tokens=12)
+    asked = Question(pictures, QUESTION, max_new_tokens=12)
     if not sees:
-        asked = Asked("", QUESTION, text=BOOK, max_new_tokens=12)
+        asked = Question("", QUESTION, text=BOOK, max_new_tokens=12)
     with VideoQA(folder, **options) if sees else TextQA(folder, **options) as qa:
         processor = qa._prepare.processor
         greedy = request_of(qa, replace(asked, sampling=GREEDY))

@@ -17,7 +17,7 @@ from spava_app.engine.models.config.decoder import DecoderConfig
 from spava_app.engine.models.decoder import Decoder
 from spava_app.engine.sampling import GREEDY
 from spava_app.errors import CheckpointError
-from spava_app.requests.media_input import Asked
+from spava_app.requests.media_input import Question
 
 PUBLISHED = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
 SCALINGS: dict[str, dict[str, Any]] = {
@@ -147,7 +147,7 @@ def test_a_prompt_of_60_thousand_tokens(tmp_path: Path) -> None:
     """Beyond the original 32,768: the tokens of transformers, by every exact method."""
     folder = text_model(tmp_path / "yarn", max_position_embeddings=32768, rope_scaling=PUBLISHED)
     book = "".join(f"{i} and {i * i % 97}, " for i in range(4_900))
-    asked = Asked("", "Which one?", text=book, max_new_tokens=16, sampling=GREEDY)
+    asked = Question("", "Which one?", text=book, max_new_tokens=16, sampling=GREEDY)
     expected = None
     for method, options in (
         ("full", {}),

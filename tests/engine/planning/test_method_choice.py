@@ -10,12 +10,12 @@ from spava_app.engine.layout import Layout, PromptShape
 from spava_app.engine.models.config.decoder import DecoderConfig
 from spava_app.engine.models.geometries import GEOMETRIES
 from spava_app.engine.parallel.base import Method, make_method
-from spava_app.engine.planning.decoder_time import DecoderCosts
+from spava_app.engine.planning.decoder_time import DecoderTime
 from spava_app.engine.planning.hardware_profiles import default_machine
-from spava_app.engine.planning.method_choice import TIE, Choice, choose, variants
+from spava_app.engine.planning.method_choice import TIE, MethodChoice, choose, variants
 from spava_app.errors import InvalidInput
 
-COSTS = DecoderCosts(
+COSTS = DecoderTime(
     DecoderConfig.from_hf(GEOMETRIES["Qwen2.5-VL-7B"]),
     default_machine("cuda", "NVIDIA H200", 16),
     torch.bfloat16,
@@ -28,7 +28,7 @@ def chosen(
     options: dict[str, Any] | None = None,
     heads: tuple[int, int] = (28, 4),
     without: tuple[str, ...] = (),
-) -> Choice:
+) -> MethodChoice:
     """What is taken for a prompt; methods named in `without` do not fit."""
 
     def fits(method: Method, layout: Layout) -> bool:

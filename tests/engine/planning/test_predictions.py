@@ -19,8 +19,8 @@ from spava_app.engine.models.internvl3 import InternVisionTower
 from spava_app.engine.models.qwen2_5_vl import VisionConfig, VisionTower
 from spava_app.engine.parallel.base import make_method
 from spava_app.engine.parallel.buffers import HeadShape
-from spava_app.engine.planning.decoder_time import DecoderCosts
-from spava_app.engine.planning.encoder_time import FrontCosts
+from spava_app.engine.planning.decoder_time import DecoderTime
+from spava_app.engine.planning.encoder_time import EncoderTime
 from spava_app.engine.planning.hardware import Curve, Machine
 from spava_app.engine.planning.hardware_profiles import default_machine
 from spava_app.engine.planning.video_time import Decoding
@@ -52,8 +52,8 @@ def name_of(value: object) -> str:
     return str(value)
 
 
-def costs_of(geometry: str) -> DecoderCosts:
-    return DecoderCosts(DecoderConfig.from_hf(GEOMETRIES[geometry]), H200, torch.bfloat16)
+def costs_of(geometry: str) -> DecoderTime:
+    return DecoderTime(DecoderConfig.from_hf(GEOMETRIES[geometry]), H200, torch.bfloat16)
 
 
 @pytest.mark.parametrize(("ranks", "case"), PREFILLS, ids=name_of)
@@ -78,7 +78,7 @@ def test_vision_towers_on_an_h200(row: dict[str, Any]) -> None:
             tower, units = VisionTower(qwen_config(shape["out_hidden"])), shape["units"]
             grid = (units, shape["height"], shape["width"])
             media = bare_media(grid, grid[1] * grid[2] // 4, ())
-    predicted = FrontCosts(tower, H200, torch.bfloat16).vision_seconds(media, units)
+    predicted = EncoderTime(tower, H200, torch.bfloat16).vision_seconds(media, units)
     assert predicted == pytest.approx(row["seconds"], rel=WITHIN)
 
 
@@ -112,7 +112,7 @@ def test_the_way_from_a_file_on_h200s(row: dict[str, Any]) -> None:
         tower = VisionTower(config)
     layout = make_method("spava").layout(PromptShape(tokens + 64, 32, 32), row["ranks"])
     machine = default_machine("cuda", "NVIDIA H200", 32)
-    predicted = FrontCosts(tower, machine, torch.bfloat16).seconds([media], layout)
+    predicted = EncoderTime(tower, machine, torch.bfloat16).seconds([media], layout)
     measured = row["slowest"]
     assert predicted["vision"] == pytest.approx(measured["vision"], rel=WITHIN)
     # From the file to embeddings; how much of decoding is hidden moves between the stages.

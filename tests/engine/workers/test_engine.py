@@ -22,7 +22,7 @@ from spava_app.engine.workers import channel
 from spava_app.engine.workers import liveness as watch
 from spava_app.engine.workers.engine import Engine
 from spava_app.engine.workers.launcher import LocalLauncher, LocalWorker
-from spava_app.engine.workers.liveness import Watch
+from spava_app.engine.workers.liveness import Liveness
 from spava_app.engine.workers.settings import WorkerSettings
 from spava_app.errors import (
     CheckpointError,
@@ -125,7 +125,7 @@ def test_a_rank_that_crashes_alone_ends_the_request_on_all_in_seconds(
     for worker, request in zip(engine.workers, (good, bad), strict=True):
         channel.send(worker.connection, {"request": request.to_json()})
     with pytest.raises(InternalError, match=r"internal error in rank 1 in \w+: IndexError") as told:
-        engine._group.collect("result", Watch(2, "request", 60, 60), ignore)
+        engine._group.collect("result", Liveness(2, "request", 60, 60), ignore)
     assert "decoder.py" in told.value.traceback
     engine.close()
     assert time.monotonic() - began < 10

@@ -14,7 +14,7 @@ from spava_app.engine.checkpoints.load import load_model
 from spava_app.engine.comm import Comm
 from spava_app.engine.media import Media
 from spava_app.engine.multimodal.embedding_cache import EmbeddingCache, Kind
-from spava_app.engine.multimodal.encoder import FrontEnd
+from spava_app.engine.multimodal.encoder import MediaEncoder
 from spava_app.engine.multimodal.processors import Processor
 from spava_app.engine.multimodal.unit_sharding import deal
 from spava_app.engine.parallel.base import make_method
@@ -22,7 +22,7 @@ from spava_app.engine.request import Request
 from spava_app.engine.runner import Runner
 from spava_app.engine.timing import StageTimer
 from spava_app.errors import SpavaError
-from spava_app.requests.media_input import Asked, as_media, look
+from spava_app.requests.media_input import Question, as_media, look
 
 # In a prompt: so many tokens of text, or a file and how many of its frames.
 Text = int
@@ -31,10 +31,10 @@ Vision = tuple[str, int]
 
 def runner_of(comm: Comm, folder: Path, processor: Processor | None) -> Runner:
     model = load_model(folder)
-    front_end = None
+    encoder = None
     if model.vision is not None and processor is not None:
-        front_end = FrontEnd(model.vision, processor, comm)
-    return Runner(model.decoder, front_end, comm)
+        encoder = MediaEncoder(model.vision, processor, comm)
+    return Runner(model.decoder, encoder, comm)
 
 
 def generate(
@@ -83,16 +83,16 @@ def encode_with_cache(
 ) -> tuple[Tensor, list[int], list[str]]:
     """This rank's embeddings, which units they are, and the stages that making them took."""
     stages: list[str] = []
-    front_end = runner_of(comm, folder, processor).front_end
-    assert front_end is not None
-    weight = next(front_end.vision.parameters())
-    kind = Kind.of(folder, processor, front_end.vision.config.out_hidden_size, weight)
+    encoder = runner_of(comm, folder, processor).encoder
+    assert encoder is not None
+    weight = next(encoder.vision.parameters())
+    kind = Kind.of(folder, processor, encoder.vision.config.out_hidden_size, weight)
     kept = EmbeddingCache(kind, folder=cache, disk_bytes=10**9)
     layout = make_method(request.method, request.options).layout(request.shape, comm.world_size)
     units = deal(request.media, layout)[comm.rank]
     with torch.inference_mode():
         timer = StageTimer(torch.device("cpu"), stages.append)
-        rows = replace(front_end, cache=kept).encode(request, units, timer).clone()
+        rows = replace(encoder, cache=kept).encode(request, units, timer).clone()
     return rows, units, stages
 
 
@@ -100,13 +100,13 @@ def bytes_of_encoding(
     comm: Comm, folder: Path, processor: Processor, request: Request
 ) -> tuple[int, int]:
     """Bytes of this rank's embeddings, and of all tensors there were at the peak of making them."""
-    front_end = runner_of(comm, folder, processor).front_end
-    assert front_end is not None
+    encoder = runner_of(comm, folder, processor).encoder
+    assert encoder is not None
     layout = make_method(request.method, request.options).layout(request.shape, comm.world_size)
     units = deal(request.media, layout)[comm.rank]
     timer = StageTimer(torch.device("cpu"), lambda stage: None)
     with torch.inference_mode(), LiveBytes() as counter:
-        encoded = front_end.encode(request, units, timer)
+        encoded = encoder.encode(request, units, timer)
     return encoded.nbytes, counter.peak
 
 
@@ -157,7 +157,7 @@ def media_request(
         if isinstance(part, int):
             ids += [random.randrange(text_ids) for _ in range(part)]
             continue
-        [seen] = look(Asked(part[0], "", num_frames=part[1]))
+        [seen] = look(Question(part[0], "", num_frames=part[1]))
         fit = processor.fit(len(seen.sample), seen.height, seen.width, picture=seen.picture)
         starts: list[int] = []
         for run in fit.runs:

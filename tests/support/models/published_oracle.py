@@ -19,9 +19,9 @@ from transformers import (
 
 from spava_app import TextQA, VideoQA
 from spava_app.engine.request import Request
-from spava_app.requests.media_input import Asked, look
+from spava_app.requests.media_input import Question, look
 
-Turns = Sequence[tuple[str, str]]
+FairLock = Sequence[tuple[str, str]]
 
 
 def _processor(folder: Path) -> ProcessorMixin:
@@ -52,7 +52,7 @@ def write_pictures(folder: Path, sizes: Mapping[str, tuple[int, int]]) -> dict[s
     return {name: folder / f"{name}.png" for name in sizes}
 
 
-def _messages(question: str, history: Turns) -> list[dict[str, Any]]:
+def _messages(question: str, history: FairLock) -> list[dict[str, Any]]:
     turns = [text for pair in history for text in pair]
     return [
         {"role": "assistant" if i % 2 else "user", "content": text}
@@ -61,7 +61,7 @@ def _messages(question: str, history: Turns) -> list[dict[str, Any]]:
 
 
 def picture_inputs(
-    folder: Path, pictures: Sequence[Path], question: str, history: Turns = ()
+    folder: Path, pictures: Sequence[Path], question: str, history: FairLock = ()
 ) -> dict[str, torch.Tensor]:
     """transformers' inputs of a prompt with pictures before its first text."""
     messages = [
@@ -75,7 +75,7 @@ def picture_inputs(
     )
 
 
-def text_ids(folder: Path, text: str, question: str, history: Turns = ()) -> list[int]:
+def text_ids(folder: Path, text: str, question: str, history: FairLock = ()) -> list[int]:
     """transformers' ids of a prompt about a text."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     messages = _messages(question, history)
@@ -84,7 +84,7 @@ def text_ids(folder: Path, text: str, question: str, history: Turns = ()) -> lis
     return list(given["input_ids"])
 
 
-def request_of(qa: VideoQA | TextQA, asked: Asked) -> Request:
+def request_of(qa: VideoQA | TextQA, asked: Question) -> Request:
     """What the workers would be given."""
     return qa._decide(asked.checked(), look(asked))[0]
 

@@ -27,7 +27,7 @@ from spava_app.engine.video.sandbox.pictures.animation import AnimationReader, f
 from spava_app.engine.video.sandbox.pictures.spans import TooManyPictures, avif_spans, check_count
 from spava_app.engine.video.sandbox.pulse import Pulse
 from spava_app.errors import VideoError
-from spava_app.requests.media_input import Asked, look
+from spava_app.requests.media_input import Question, look
 
 RANDOM = np.random.default_rng(8)
 SIZE = (26, 38)
@@ -355,7 +355,7 @@ def test_some_are_read_as_all_are(form, chosen, moving):
 def test_sampled_by_time(moving):
     """A question sees them as it sees a video."""
     path, info, pictures = moving["webp"]
-    [seen] = look(Asked(path, "", fps=5.0))
+    [seen] = look(Question(path, "", fps=5.0))
     assert not seen.picture
     assert seen.duration == info.duration
     instants = np.arange(0, info.duration - 1e-6, 0.2)

@@ -21,7 +21,7 @@ from spava_app.engine.video.probe import look_at
 from spava_app.engine.video.sandbox.pictures.picture import read_picture
 from spava_app.engine.video.sandbox.pictures.signature import picture_format
 from spava_app.errors import VideoError
-from spava_app.requests.media_input import Asked, look
+from spava_app.requests.media_input import Question, look
 
 BLOCKS = (
     np.random.default_rng(2).integers(0, 256, (3, 4, 3), dtype=np.uint8).repeat(64, 0).repeat(64, 1)
@@ -55,7 +55,7 @@ FILES = {
 def test_a_folder_of_all_formats(tmp_path):
     for name, (data, _) in FILES.items():
         (tmp_path / name).write_bytes(data)
-    [seen] = look(Asked(tmp_path, ""))
+    [seen] = look(Question(tmp_path, ""))
     assert seen.duration == len(FILES)
     groups = list(decode_frames(seen.read(seen.sample.frames), group=len(FILES)))
     for shown, (_, most) in zip(groups[0].pictures, FILES.values(), strict=True):
@@ -65,7 +65,7 @@ def test_a_folder_of_all_formats(tmp_path):
 def test_a_folder_of_a_photo_of_another_size(tmp_path):
     (tmp_path / "a.jpg").write_bytes(FILES["b.jpg"][0])
     (tmp_path / "b.heic").write_bytes(grid(BLOCKS.transpose(1, 0, 2), "HEIF", 2, 1))
-    [seen] = look(Asked(tmp_path, ""))
+    [seen] = look(Question(tmp_path, ""))
     with pytest.raises(VideoError, match="must be 256x192 pixels") as caught:
         seen.read(seen.sample.frames)
     assert caught.value.value == str(tmp_path / "b.heic")

@@ -11,7 +11,7 @@ _TOP = (
     b"ftyp styp moov moof mdat free skip wide uuid sidx ssix mfra meta pdin emsg prft pnot udta "
     b"PICT imda junk"
 ).split()
-# Room that was kept: nobody misses it.
+# Space that was reserved: nobody misses it.
 _FILLING = {b"free", b"skip", b"wide", b"junk"}
 # Sizes of samples that are added up; chunks of more of them than that are taken as shorter.
 _MOST_SAMPLES = 2**16
