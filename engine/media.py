@@ -11,11 +11,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self
 
-import torch
-from torch import Tensor
-
-from spava_app.engine.models.positions import VideoSpan
-
 # Bytes, time of last modification and of last change in nanoseconds, device and number of a file.
 # The time of change can be set by nobody, unlike that of modification.
 Stamp = tuple[int, ...]
@@ -184,16 +179,3 @@ class Media:
     def num_tokens(self) -> int:
         """Visual tokens of all units."""
         return self.num_units * self.unit_tokens
-
-    def tokens(self) -> Tensor:
-        """Index in the prompt of each visual token, unit by unit, int64 `[num_tokens]`."""
-        starts = torch.tensor(self.starts, dtype=torch.int64)
-        return (starts[:, None] + torch.arange(self.unit_tokens)).flatten()
-
-    def span(self, frames_per_unit: int, merge_size: int) -> VideoSpan:
-        """For multimodal positions. A unit's time is its first frame's, since that of the first."""
-        _, rows, cols = self.grid
-        times = self.times[::frames_per_unit]
-        return VideoSpan(
-            tuple(time - times[0] for time in times), rows // merge_size, cols // merge_size
-        )

@@ -7,7 +7,6 @@ from typing import Any, Self
 
 from spava_app.engine.layout import PromptShape
 from spava_app.engine.media import Media
-from spava_app.engine.models.positions import Span, TextSpan
 from spava_app.engine.sampling import Sampling
 
 
@@ -68,13 +67,3 @@ class Request:
             question_len=self.question_len,
             has_video=any(not medium.picture for medium in self.media),
         )
-
-    def spans(self, frames_per_unit: int, merge_size: int) -> tuple[Span, ...]:
-        """The prompt as runs of text and of visual tokens, for multimodal positions."""
-        spans: list[Span] = []
-        end = 0
-        for medium in self.media:
-            start = medium.starts[0]
-            spans += [TextSpan(start - end), medium.span(frames_per_unit, merge_size)]
-            end = start + medium.num_tokens
-        return (*spans, TextSpan(len(self.token_ids) - end))

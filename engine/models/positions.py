@@ -14,6 +14,9 @@ from math import floor
 import torch
 from torch import Tensor
 
+from spava_app.engine.media import Media
+from spava_app.engine.request import Request
+
 
 @dataclass(frozen=True)
 class TextSpan:
@@ -40,6 +43,26 @@ Span = TextSpan | VideoSpan
 
 # Seconds; times are differences of rounded numbers, and one at a tick up to rounding is at it.
 _ROUNDING = 1e-6
+
+
+def spans_of(request: Request, frames_per_unit: int, merge_size: int) -> tuple[Span, ...]:
+    """A prompt as runs of text and of visual tokens."""
+    spans: list[Span] = []
+    end = 0
+    for medium in request.media:
+        start = medium.starts[0]
+        spans += [TextSpan(start - end), span_of(medium, frames_per_unit, merge_size)]
+        end = start + medium.num_tokens
+    return (*spans, TextSpan(len(request.token_ids) - end))
+
+
+def span_of(media: Media, frames_per_unit: int, merge_size: int) -> VideoSpan:
+    """A unit's time is its first frame's, since that of the first."""
+    _, rows, cols = media.grid
+    times = media.times[::frames_per_unit]
+    return VideoSpan(
+        tuple(time - times[0] for time in times), rows // merge_size, cols // merge_size
+    )
 
 
 def multimodal_positions(spans: Iterable[Span], tokens_per_second: float) -> Tensor:

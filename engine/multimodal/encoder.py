@@ -16,13 +16,18 @@ from spava_app.engine.comm import Comm
 from spava_app.engine.layout import Layout
 from spava_app.engine.media import Media
 from spava_app.engine.models.internvl3 import InternVisionTower
-from spava_app.engine.models.positions import multimodal_positions
+from spava_app.engine.models.positions import multimodal_positions, spans_of
 from spava_app.engine.models.qwen2_5_vl import VisionTower
 from spava_app.engine.models.vision_batch import PATCHES_PER_TOKEN, units_per_call
 from spava_app.engine.multimodal.embedding_cache import EmbeddingCache
 from spava_app.engine.multimodal.pixel_stream import stream_units
 from spava_app.engine.multimodal.processors import Processor
-from spava_app.engine.multimodal.unit_sharding import exchange_rows, indices, parts_of
+from spava_app.engine.multimodal.unit_sharding import (
+    exchange_rows,
+    indices,
+    parts_of,
+    token_indices,
+)
 from spava_app.engine.request import Request
 from spava_app.engine.timing import StageTimer, frames_deadline
 from spava_app.errors import Cancelled
@@ -56,7 +61,7 @@ class MediaEncoder:
         config = self.vision.config
         if not isinstance(self.vision, VisionTower):
             return torch.arange(len(request.token_ids))
-        spans = request.spans(self.processor.frames_per_unit, config.merge_size)
+        spans = spans_of(request, self.processor.frames_per_unit, config.merge_size)
         return multimodal_positions(spans, self.vision.config.tokens_per_second)
 
     def deadline(self, request: Request, dealt: Sequence[Sequence[int]]) -> float:
@@ -173,7 +178,7 @@ class MediaEncoder:
         owned = [_visual_tokens(request.media, units) for units in dealt]
         # Which visual token stands at each place of the prompt.
         number = torch.full((len(request.token_ids),), -1)
-        places = torch.cat([medium.tokens() for medium in request.media])
+        places = torch.cat([token_indices(medium) for medium in request.media])
         number[places] = torch.arange(len(places))
         ranks = range(self.comm.world_size)
         rows = [number[indices(layout.rows(rank))] for rank in ranks]

@@ -72,13 +72,19 @@ def deal(media: Sequence[Media], layout: Layout) -> list[list[int]]:
     return dealt
 
 
+def token_indices(media: Media) -> Tensor:
+    """Index in the prompt of each visual token, unit by unit, int64 `[num_tokens]`."""
+    starts = torch.tensor(media.starts, dtype=torch.int64)
+    return (starts[:, None] + torch.arange(media.unit_tokens)).flatten()
+
+
 def needs(media: Sequence[Media], layout: Layout) -> Tensor:
     """How many tokens of each unit each rank computes, int64 `[W, U]`."""
     unit_of = torch.full((layout.num_tokens,), -1)
     num_units = 0
     for medium in media:
         units = torch.arange(num_units, num_units + medium.num_units)
-        unit_of[medium.tokens()] = units.repeat_interleave(medium.unit_tokens)
+        unit_of[token_indices(medium)] = units.repeat_interleave(medium.unit_tokens)
         num_units += medium.num_units
     ranks = range(layout.world_size)
     return torch.stack([_needs(unit_of, layout, rank, num_units) for rank in ranks])

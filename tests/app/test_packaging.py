@@ -56,7 +56,8 @@ def test_linked_packages_are_relative_links_into_the_repository() -> None:
 
 def test_kernels_package_has_no_content() -> None:
     # A `__version__` there would be read as the version of Hugging Face's package.
-    assert (ROOT / "kernels/__init__.py").read_text() == ""
+    (docstring,) = ast.parse((ROOT / "kernels/__init__.py").read_text()).body
+    assert isinstance(docstring, ast.Expr)
 
 
 def test_kernels_import_only_torch_and_its_accelerators() -> None:

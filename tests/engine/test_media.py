@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from spava_app.engine.media import Media
-from spava_app.engine.models.positions import multimodal_positions
+from spava_app.engine.models.positions import multimodal_positions, spans_of
 from spava_app.engine.multimodal.pixels.config import PixelConfig
 from spava_app.engine.multimodal.pixels.tiles import TileConfig
 from spava_app.engine.multimodal.processors import InternVLProcessor, Processor, QwenProcessor
@@ -89,7 +89,7 @@ def qwen(oracle: Qwen2_5_VLForConditionalGeneration, folder: Path) -> Family:
     )
 
     def inputs(request: Request, ids: Tensor) -> dict[str, Any]:
-        positions = multimodal_positions(request.spans(2, 2), 2)
+        positions = multimodal_positions(spans_of(request, 2, 2), 2)
         later = torch.arange(1, 1 + len(ids) - positions.shape[1]) + positions.max()
         positions = torch.cat((positions, later.expand(3, -1)), dim=1)
         given: dict[str, Any] = {
@@ -221,7 +221,7 @@ def test_spans_of_a_picture_and_a_video(files: dict[str, str], checkpoint: Path)
     picture, video = asked.media
     assert picture.grid == (1, 8, 6)
     assert video.grid == (15, 4, 8)
-    positions = multimodal_positions(asked.spans(2, 2), 2)
+    positions = multimodal_positions(spans_of(asked, 2, 2), 2)
     assert positions[:, :3].tolist() == [[0, 1, 2]] * 3
     assert positions[0, 3:15].tolist() == [3] * 12
     assert positions[1, 3:15].tolist() == [3 + row for row in range(4) for _ in range(3)]

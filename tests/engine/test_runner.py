@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from spava_app.engine.checkpoints.load import load_model
-from spava_app.engine.models.positions import multimodal_positions
+from spava_app.engine.models.positions import multimodal_positions, spans_of
 from spava_app.engine.multimodal.pixels.config import PixelConfig
 from spava_app.engine.multimodal.pixels.patches import patchify_frames
 from spava_app.engine.multimodal.processors import QwenProcessor
@@ -38,7 +38,7 @@ def expected(oracle: Qwen2_5_VLForConditionalGeneration, request_: Request) -> l
     [group] = decode_frames(video.source, group=len(video.frames))
     patches, grid = patchify_frames(torch.from_numpy(group.pictures), PIXELS, size=video.size)
     ids = list(request_.token_ids)
-    positions = multimodal_positions(request_.spans(2, 2), 2)
+    positions = multimodal_positions(spans_of(request_, 2, 2), 2)
     for _ in range(NEW_TOKENS):
         prompt = torch.tensor(ids)
         with torch.no_grad():

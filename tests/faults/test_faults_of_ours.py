@@ -47,7 +47,7 @@ def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
     [
         (
             IN_PREFILL,
-            r"rank 1 in \w+: AttributeError: module '.*generate' has no attribute 'nothing'",
+            r"rank 1 in \w+: AttributeError: module '.*runner' has no attribute 'nothing'",
         ),
         (
             "import spava_app.engine.multimodal.encoder as it; it.stream_units = lambda *_: 1 / 0",

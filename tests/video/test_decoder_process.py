@@ -20,7 +20,7 @@ from spava_app.engine.processes.exit_status import oom_kills
 from spava_app.engine.processes.wire import Wire
 from spava_app.engine.video import decoder_process as client
 from spava_app.engine.video import shared_ring as ring
-from spava_app.engine.video.decode import Group, decode_frames
+from spava_app.engine.video.decode import FrameGroup, decode_frames
 from spava_app.engine.video.decoder_exit import exit_error
 from spava_app.engine.video.decoder_process import decoder_process, end_idle
 from spava_app.engine.video.probe import probe
@@ -59,7 +59,10 @@ def none_kept():
 def broken_decoder(tmp_path, monkeypatch) -> Iterator[Callable[[str], None]]:
     """Processes that run some code before their own."""
     sabotage = saboteur(tmp_path / "site", monkeypatch)
-    modules = "from spava_app.engine.video import pulse, service, source\n"
+    modules = (
+        "from spava_app.engine.video.sandbox import pulse, service\n"
+        "from spava_app.engine.video.sandbox.container import source\n"
+    )
     yield lambda code: sabotage(DECODER, modules + code)
     end_idle()
 
@@ -74,7 +77,7 @@ def test_a_process_is_kept_for_the_next_file(videos):
     assert children() == {first}
 
 
-def decoded_halfway(path: Path) -> tuple[int, Iterator[Group]]:
+def decoded_halfway(path: Path) -> tuple[int, Iterator[FrameGroup]]:
     """The process that decodes a file, and the frames that are still to come."""
     info = probe(path)
     pid = idle_process()

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from published import qwen_vl
 
 from spava_app.engine.checkpoints.load import read_config
-from spava_app.engine.models.positions import TextSpan, multimodal_positions
+from spava_app.engine.models.positions import TextSpan, multimodal_positions, span_of
 from spava_app.engine.multimodal.pixels.patches import PixelConfig, smart_resize
 from spava_app.engine.multimodal.processors import make_processor
 from spava_app.engine.video.frame_rules import RULES, smart_nframes
@@ -266,7 +266,7 @@ def test_positions_are_those_of_the_paper(name: str, rule: str | dict[str, float
     sample = sample_rule(info, rule, 12) if named else sample_times(info, **rule)
     units = -(-len(sample) // 2)
     media = bare_media((units, 4, 6), 6, (), frames=sample.frames, times=sample.times)
-    spans = [TextSpan(5), media.span(frames_per_unit=2, merge_size=2), TextSpan(2)]
+    spans = [TextSpan(5), span_of(media, frames_per_unit=2, merge_size=2), TextSpan(2)]
     pts = info.index.pts[list(sample.frames)].tolist()
     expected = exact_positions(pts, info.index.time_base, 2, 3)
     assert multimodal_positions(spans, 2).T.tolist() == expected

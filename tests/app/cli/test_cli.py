@@ -361,8 +361,8 @@ def test_the_log_of_every_process_goes_to_stderr(
     pid = re.search(r"INFO spava_app.engine.workers.launcher rank 0 started: pid (\d+), ", told)
     assert pid
     assert (
-        f"INFO spava_app.engine.workers.worker [rank 0, pid {pid[1]}] engine.serving: model loaded"
-        in told
+        f"INFO spava_app.engine.workers.worker [rank 0, pid {pid[1]}] "
+        "engine.workers.serving: model loaded" in told
     )
     for part in (
         "prefill",

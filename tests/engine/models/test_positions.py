@@ -6,7 +6,7 @@ from math import floor
 import pytest
 import torch
 
-from spava_app.engine.models.positions import TextSpan, VideoSpan, multimodal_positions
+from spava_app.engine.models.positions import TextSpan, VideoSpan, multimodal_positions, spans_of
 from spava_app.engine.request import Request
 
 # Two tokens of text, a video of 3 units of 1 x 2 tokens one second apart, three tokens of text; 2
@@ -61,7 +61,7 @@ def test_a_tick_that_rounding_misses_is_counted() -> None:
 
 def test_a_units_time_is_its_first_frames(request_: Request) -> None:
     """By hand, from the request's frames: 14 units of 3 x 3 tokens behind three tokens of text."""
-    positions = multimodal_positions(request_.spans(frames_per_unit=2, merge_size=2), 2)
+    positions = multimodal_positions(spans_of(request_, frames_per_unit=2, merge_size=2), 2)
     times = request_.media[0].times
     ticks = [floor((times[2 * i] - times[0]) * 2) for i in range(14)]
     assert positions[0, 3 : 3 + 126 : 9].tolist() == [3 + tick for tick in ticks]
@@ -78,5 +78,6 @@ def test_times_count_from_the_first_unit(request_: Request) -> None:
     later = replace(video, times=tuple(time + 100.25 for time in video.times))
     asked = replace(request_, media=(later,))
     assert torch.equal(
-        multimodal_positions(asked.spans(2, 2), 2), multimodal_positions(request_.spans(2, 2), 2)
+        multimodal_positions(spans_of(asked, 2, 2), 2),
+        multimodal_positions(spans_of(request_, 2, 2), 2),
     )

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from spava_app.engine.layout import Layout, PromptShape
 from spava_app.engine.media import Media
-from spava_app.engine.multimodal.unit_sharding import _assign, deal, indices
+from spava_app.engine.multimodal.unit_sharding import _assign, deal, indices, token_indices
 from spava_app.engine.parallel.base import make_method, methods
 
 
@@ -54,7 +54,9 @@ def moved(media: tuple[Media, ...], layout: Layout, dealt: list[list[int]]) -> i
     """Embeddings that are needed by a rank that did not encode them."""
     unit_of = torch.full((layout.num_tokens,), -1)
     [medium] = media
-    unit_of[medium.tokens()] = torch.arange(medium.num_units).repeat_interleave(medium.unit_tokens)
+    unit_of[token_indices(medium)] = torch.arange(medium.num_units).repeat_interleave(
+        medium.unit_tokens
+    )
     moving = 0
     for rank, units in enumerate(dealt):
         needed = unit_of[indices(layout.rows(rank))]

@@ -30,7 +30,7 @@ TWO_FRAMES = "bytes([0] * 8 + [1] + [0] * 7 + [1, 1])"
 def taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
     """Processes whose service is changed by some code."""
     end_idle()
-    modules = "from spava_app.engine.video import service\n"
+    modules = "from spava_app.engine.video.sandbox import service\n"
     yield lambda code: saboteur(tmp_path / "site", monkeypatch)(DECODER, modules + code)
     end_idle()
 
