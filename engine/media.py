@@ -91,6 +91,10 @@ class FrameSource:
             stamps=self.stamps if one_file else picked(self.stamps),
         )
 
+    def with_file(self, file: int) -> Self:
+        """The same array in a process that has got its file."""
+        return replace(self, paths=(f"{DESCRIPTORS}{file}",))
+
     def portable(self) -> Self:
         """The same with stamps that copies on other machines have too: bytes and time of last
         modification.
@@ -168,8 +172,8 @@ class Media:
 
     def with_file(self, file: int) -> "Media":
         """The same medium, an array, in a process that has got its file."""
-        path = f"{DESCRIPTORS}{file}"
-        return replace(self, path=path, source=replace(self.source, paths=(path,)))
+        source = self.source.with_file(file)
+        return replace(self, path=source.name, source=source)
 
     @property
     def num_units(self) -> int:

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from spava_app.engine.media import FrameSource
-from spava_app.engine.video.array_files import ArrayFiles, descriptors, open_array, received
+from spava_app.engine.video.array_files import ArrayFiles, descriptors, open_array
 from spava_app.engine.video.decode import decode_frames
 from spava_app.engine.workers import channel
 from spava_app.errors import InvalidInput, VideoError
@@ -99,13 +99,13 @@ READER = """
 import json, sys
 from multiprocessing.connection import Connection
 from spava_app.engine.workers import channel
-from spava_app.engine.video.array_files import open_array, received
+from spava_app.engine.video.array_files import open_array
 from spava_app.engine.media import FrameSource
 connection = Connection(int(sys.argv[1]))
 message = channel.receive(connection)
 files = channel.receive_files(connection, message["files"])
 sources = [FrameSource.from_dict(one) for one in message["sources"]]
-sums = [int(open_array(received(one, file)).sum()) for one, file in zip(sources, files)]
+sums = [int(open_array(one.with_file(file)).sum()) for one, file in zip(sources, files)]
 channel.send(connection, {"sums": sums})
 """
 
@@ -157,6 +157,6 @@ def test_without_files_in_memory_they_have_no_name_either(
     source = arrays.source(FRAMES, [4, 2])
     assert not list(tmp_path.iterdir())
     np.testing.assert_array_equal(pictures(source), FRAMES[[4, 2]])
-    again = received(replace(source), os.dup(descriptors([source])[0]))
+    again = replace(source).with_file(os.dup(descriptors([source])[0]))
     np.testing.assert_array_equal(pictures(again), FRAMES[[4, 2]])
     os.close(descriptors([again])[0])

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CardResult, CliRunner
+from typer.testing import CliRunner, Result
 
 from spava_app.api.video_qa import VideoQA
 from spava_app.cli import demo
@@ -33,7 +33,7 @@ COMMAND = [
 
 
 @pytest.fixture(scope="module")
-def ran() -> tuple[Report, CardResult]:
+def ran() -> tuple[Report, Result]:
     """The demo on 40 seconds, run once by its command: its report, and what the command printed."""
     reports: list[Report] = []
 
@@ -49,7 +49,7 @@ def ran() -> tuple[Report, CardResult]:
 
 
 @pytest.fixture
-def report(ran: tuple[Report, CardResult]) -> Report:
+def report(ran: tuple[Report, Result]) -> Report:
     """What the demo did."""
     return ran[0]
 
@@ -120,7 +120,7 @@ def test_exit_code_1_when_an_answer_is_wrong(
     assert [result["right"] for result in described["results"]] == [True, False, True, True, True]
 
 
-def test_command_prints_the_report_and_exits_0(ran: tuple[Report, CardResult]) -> None:
+def test_command_prints_the_report_and_exits_0(ran: tuple[Report, Result]) -> None:
     report, done = ran
     assert (done.exit_code, done.stderr) == (0, "")
     described = json.loads(done.stdout)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from spava_app.engine.devices import cards
+from spava_app.engine.devices import visible_gpus
 from spava_app.engine.planning import calibration as calibration
 from spava_app.engine.planning.calibration import calibrate
 from spava_app.engine.planning.hardware_profiles import default_machine, this_machine
@@ -29,7 +29,7 @@ def test_a_cpu_is_measured_and_its_rates_are_used(tmp_path: Path) -> None:
 def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="choose cpu or cuda"):
         calibrate("tpu", tmp_path)
-    if cards():
+    if visible_gpus():
         pytest.skip("there are GPUs")
     with pytest.raises(InvalidInput, match="no GPU"):
         calibrate("cuda", tmp_path)
