@@ -18,6 +18,7 @@ from spava_app.api.question_log import QuestionLog, question_logged
 from spava_app.engine.checkpoints.hub import resolve_model
 from spava_app.engine.checkpoints.load import read_config
 from spava_app.engine.folders import cache_folder
+from spava_app.engine.multimodal.fingerprint import with_content
 from spava_app.engine.multimodal.processors import make_processor
 from spava_app.engine.planning.method_choice import variants
 from spava_app.engine.planning.plan import Plan
@@ -249,7 +250,7 @@ class Session:
             request, plan = self._decide(asked, seen)
             log.planned(plan, asked.question)
             if self._keeps:  # a plan by itself need not read whole files
-                request = replace(request, media=tuple(medium.hashed() for medium in request.media))
+                request = replace(request, media=tuple(map(with_content, request.media)))
             probed = time.perf_counter() - began
             tell("start")
             self._engine.start(enough, since)

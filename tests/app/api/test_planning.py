@@ -203,7 +203,7 @@ def test_only_a_question_reads_whole_files(video: Path, monkeypatch: pytest.Monk
     def read(path: str) -> None:
         raise Read
 
-    monkeypatch.setattr("spava_app.engine.media.file_content", read)
+    monkeypatch.setattr("spava_app.engine.multimodal.fingerprint.file_content", read)
     with VideoQA(cpu_ranks=1) as qa:
         assert qa.plan(video, "What happens?", num_frames=8).num_tokens
         with pytest.raises(Read):
