@@ -9,7 +9,6 @@ from pathlib import Path
 
 from spava_app.engine.checkpoints.weight_files import weight_files
 from spava_app.engine.media import Media, Stamp, stamp_of
-from spava_app.engine.request import Request
 from spava_app.engine.video.media_file import open_media
 from spava_app.errors import VideoError
 
@@ -56,16 +55,12 @@ def with_content(media: Media) -> Media:
     return replace(media, content=content)
 
 
-def on_this_machine(request: Request) -> Request:
+def on_this_machine(media: Media) -> Media:
     """On a rank: the same about the files as they are here; copies that may hold something else
     are fingerprinted again.
     """
-    media = []
-    for medium in request.media:
-        here = replace(medium, source=medium.source.on_this_machine())
-        changed = medium.content and here.source != medium.source
-        media.append(with_content(here) if changed else here)
-    return replace(request, media=tuple(media))
+    here = replace(media, source=media.source.on_this_machine())
+    return with_content(here) if media.content and here.source != media.source else here
 
 
 def model_identity(folder: Path) -> str:

@@ -4,7 +4,7 @@ import logging
 import os
 import resource
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +108,8 @@ def serve(
             runner.comm.rank, runner.device, lambda: timer.current
         )
         with warnings_noted() as noted, exhausted:
-            asked = on_this_machine(Request.from_json(request, files))
+            asked = Request.from_json(request, files)
+            asked = replace(asked, media=tuple(map(on_this_machine, asked.media)))
             for token in runner.run(asked, timer, cancelled):
                 send({"token": token})
                 tokens.append(token)

@@ -20,7 +20,7 @@ from PIL import Image
 
 from spava_app.engine.media import FrameSource, Media
 from spava_app.engine.multimodal.embedding_cache import EmbeddingCache, Kind
-from spava_app.engine.multimodal.fingerprint import file_content, with_content
+from spava_app.engine.multimodal.fingerprint import file_content, on_this_machine, with_content
 from spava_app.engine.video import shared_ring as ring
 from spava_app.engine.video.decode import decode_frames
 from spava_app.engine.video.frames import Frames
@@ -144,7 +144,7 @@ def test_a_video_between_the_decoder_and_keeping(exchange: Exchange, clip: Path)
 def test_a_picture_between_the_decoder_and_keeping(
     exchange: Exchange, pictures: list[Path]
 ) -> None:
-    media = medium(Frames(pictures).source(range(40), None)).hashed()
+    media = with_content(medium(Frames(pictures).source(range(40), None)))
     assert is_kept(media)
     exchange(pictures[17])
     assert not is_kept(media)
@@ -157,14 +157,14 @@ def test_between_the_look_and_the_hash(
 ) -> None:
     chosen = Frames(pictures).source(range(3), None) if several else probe(clip).source([0])
     exchange(pictures[1] if several else clip)
-    assert medium(chosen).hashed().content == ""
+    assert with_content(medium(chosen)).content == ""
 
 
 def test_a_pipe_in_place_of_a_file_is_not_waited_for(clip: Path) -> None:
     source = probe(clip).source([0])
     clip.unlink()
     os.mkfifo(clip)
-    assert medium(source).hashed().content == ""
+    assert with_content(medium(source)).content == ""
     with pytest.raises(VideoError, match="not a regular file"):
         list(decode_frames(source))
 
@@ -179,7 +179,7 @@ def test_copies_on_several_machines(clip: Path) -> None:
     told = FrameSource.from_dict(source.portable().to_dict())
     here = told.on_this_machine()
     assert len(list(decode_frames(here))) == 2
-    assert is_kept(medium(here).hashed())
+    assert is_kept(with_content(medium(here)))
     clip.write_bytes(clip.read_bytes() + b"x")
     for late in (here, told.on_this_machine()):
         with pytest.raises(VideoError, match="was changed"):
@@ -188,13 +188,13 @@ def test_copies_on_several_machines(clip: Path) -> None:
 
 def test_a_copy_that_holds_something_else(clip: Path, tmp_path: Path) -> None:
     """With the size and the time of the file that was hashed: kept under what it holds itself."""
-    asked = medium(probe(clip).source([0, 39])).hashed()
+    asked = with_content(medium(probe(clip).source([0, 39])))
     told = replace(asked, source=FrameSource.from_dict(asked.source.portable().to_dict()))
-    assert told.on_this_machine().content == asked.content != ""
+    assert on_this_machine(told).content == asked.content != ""
     overwrite(clip)
-    here = told.on_this_machine()
+    here = on_this_machine(told)
     assert here.content == file_content(clip)[0] != asked.content
     assert is_kept(here)
     clip.write_bytes(clip.read_bytes() + b"x")  # no copy: refused when it is decoded
     with pytest.raises(VideoError, match="was changed"):
-        list(decode_frames(told.on_this_machine().source))
+        list(decode_frames(on_this_machine(told).source))
