@@ -1,9 +1,10 @@
-"""Files that outlive a process, in folders that other users of the machine may reach.
+"""The cache folder, private files in folders that other users of the machine may reach, and
+temporary folders, of which a forked child removes none: they are its parent's.
 
 What another may have put in place of a file or folder of ours is neither followed nor waited for:
 a folder counts only if it belongs to this user or to root, who can do anything anyhow, and nobody
 else may write to it; a file only if it is a regular one. All is done in the folder that was looked
-at, by its descriptor.
+opened, by its descriptor.
 """
 
 import errno

@@ -2,6 +2,8 @@
 
 A unit is what the vision tower encodes by itself: a temporal patch of frames, or the tiles of one
 frame. The tokens of a unit follow each other in the prompt; units may have text between them.
+Where the chosen frames lie is plain JSON (`FrameSource`), and a stamp says whether a file is still
+the same.
 """
 
 import os

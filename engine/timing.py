@@ -1,4 +1,9 @@
-"""Seconds per stage of a request, and what was done in them."""
+"""Seconds per stage of a request, what was done in them, and when a stage's ranks count as hung:
+after a pessimistic prediction times a margin.
+
+Deadlines are for processes that died or hang, not for speed: a slow machine must never meet one, a
+dead peer must be noticed in minutes however long the request.
+"""
 
 import time
 from collections import Counter

@@ -27,10 +27,10 @@ from typing import Any
 
 import torch
 
-import spava_app
 from spava_app.engine.bench.group import versions
 from spava_app.engine.bench.host_memory import sampled_tree, tree_memory
 from spava_app.engine.bench.report import say
+from spava_app.engine.checkpoints.hub import EMBEDDED
 from spava_app.engine.comm import Comm
 from spava_app.engine.media import Media
 from spava_app.engine.models import geometries
@@ -50,7 +50,6 @@ from spava_app.engine.video.shared_ring import PREFETCH_BYTES
 from spava_app.output_file import JsonFile, add_json_option
 from spava_app.terminal_text import guard_terminal
 
-EMBEDDED = Path(spava_app.__file__).parent / "assets" / "spava-tiny-vl"
 # Frames keep their size, whatever a checkpoint's own limits are.
 PIXELS = PixelConfig(min_pixels=1, max_pixels=2**24)
 PROCESSOR = QwenProcessor(PIXELS, PIXELS, frozenset())

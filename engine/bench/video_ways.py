@@ -1,4 +1,4 @@
-"""From a video file to pixels in several ways, each timed by stage: what `bench` compares."""
+"""From a video file to pixels in several ways, each timed by stage: what `video` compares."""
 
 from dataclasses import dataclass, replace
 from multiprocessing import get_context

@@ -7,6 +7,7 @@ vision-language models is one file; how a prompt is spread over ranks is none of
     qwen2_5_vl, internvl3   vision towers, and the models that join them to a decoder
     positions       multimodal rotary positions with true timestamps
     published       which published tensor fills which rows
+    vision_batch    how many units a tower is given at a time
     flops           FLOPs of the vision towers
     geometries      sizes of the models that are measured
 """

@@ -1,4 +1,5 @@
-"""Which rank encodes which unit: those whose tokens stand in its own blocks, evenly.
+"""Which rank encodes which unit: those whose tokens stand in its own blocks, evenly; and sending
+the embeddings to the ranks whose rows need them. No rank ever holds the embeddings of all.
 
 W = ranks, U = units of all media, in the order of the prompt. An embedding that is encoded where it
 is needed need not travel, and neighbouring frames are decoded together.

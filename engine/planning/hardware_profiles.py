@@ -1,6 +1,9 @@
-"""Measured rates of machines, kept in the cache folder: a small JSON file for each set of devices.
+"""Rates of machines: measured ones from the cache folder, a small JSON file for each set of
+devices; else defaults.
 
-A file that cannot be used is told and passed over: predictions then come from defaults.
+Those of the H200 are measured (docs/results/); other GPUs' are scaled by the FLOP/s, memory and
+link of their data sheets. A CPU's are low: `spava doctor --calibrate` knows better. A file that
+cannot be used is reported and ignored.
 """
 
 import json
@@ -68,7 +71,7 @@ def default_machine(device: str, name: str, cores: int) -> Machine:
 
     Args:
         device: "cpu" or "cuda".
-        name: of the processor or gpu.
+        name: of the processor or GPU.
         cores: of the CPU.
     """
     if device == "cpu":

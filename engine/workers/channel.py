@@ -3,7 +3,8 @@ in order. Within a machine descriptors of files follow the request that is about
 
 Messages are objects with one key that names them: from the driver `request` and `cancel`; from a
 worker `ready`, `alive`, `stage`, `token`, `result`, `error` or `peer_failed`, and `fault` before it
-ends of an internal error. Nothing is unpickled on either side.
+ends of an internal error. A rank sends from any of its threads, and `alive` while it works, so that
+a stopped rank differs from a slow one. Nothing is unpickled on either side.
 """
 
 import json

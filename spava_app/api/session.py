@@ -23,6 +23,7 @@ from spava_app.engine.multimodal.processors import make_processor
 from spava_app.engine.planning.method_choice import variants
 from spava_app.engine.planning.plan import Plan
 from spava_app.engine.planning.predictor import Predictor
+from spava_app.engine.request import Request
 from spava_app.engine.video.array_files import ArrayFiles
 from spava_app.engine.workers.engine import Engine
 from spava_app.engine.workers.group import never
@@ -165,7 +166,7 @@ class Session:
             on_step=on_step,
         )
 
-    def _decide(self, asked: Question, seen: Sequence[MediaInput]) -> tuple[Any, Plan]:
+    def _decide(self, asked: Question, seen: Sequence[MediaInput]) -> tuple[Request, Plan]:
         prepare = self._prepare
         if asked.method is not None or asked.method_options is not None:
             method = self._method if asked.method is None else asked.method

@@ -65,7 +65,7 @@ def fit_prompt(
     max_visual_tokens: int | None,
     all_frames: bool,
 ) -> FittedPrompt[File] | None:
-    """The prompt with as much of the files as it has room for, by the rule of `budget`.
+    """The prompt with as much of the files as it has room for, by the rule of `token_budget`.
 
     Args:
         processor: None for a text model.

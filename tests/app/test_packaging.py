@@ -4,6 +4,7 @@ at once.
 
 import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -56,8 +57,21 @@ def test_linked_packages_are_relative_links_into_the_repository() -> None:
 
 def test_kernels_package_has_no_content() -> None:
     # A `__version__` there would be read as the version of Hugging Face's package.
-    (docstring,) = ast.parse((ROOT / "kernels/__init__.py").read_text()).body
-    assert isinstance(docstring, ast.Expr)
+    tree = ast.parse((ROOT / "kernels/__init__.py").read_text())
+    assert ast.get_docstring(tree)
+    assert len(tree.body) == 1
+
+
+def test_each_folder_names_its_modules_and_no_others() -> None:
+    for init in sorted(
+        init for top in ("spava_app", *LINKED) for init in (ROOT / top).rglob("__init__.py")
+    ):
+        table = ast.get_docstring(ast.parse(init.read_text())) or ""
+        modules = {path.stem for path in init.parent.glob("*.py")} - {"__init__", "__main__"}
+        rows = re.findall(r"^ *([a-z_0-9]+(?:, [a-z_0-9]+)*)  +\S", table, re.MULTILINE)
+        named = {name for row in rows for name in row.split(", ")}
+        assert named <= modules, f"{init}: {named - modules} are not there"
+        assert not named or named == modules, f"{init}: {modules - named} are not named"
 
 
 def test_kernels_import_only_torch_and_its_accelerators() -> None:

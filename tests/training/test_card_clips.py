@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from spava_app.engine.checkpoints.hub import EMBEDDED
 from spava_app.engine.multimodal.pixels.config import PixelConfig
 from spava_app.engine.multimodal.pixels.patches import patchify_frames
-from spava_app.engine.training.cards.assets import ASSETS
 from spava_app.engine.training.cards.clips import (
     IGNORE,
     NO_COLOR,
@@ -53,7 +53,7 @@ def test_unit_labels():
 
 def test_patches_equal_what_the_product_makes_of_the_same_frames():
     frames = torch.randint(256, (6, SIDE, SIDE, 3), dtype=torch.uint8)
-    theirs, grid = patchify_frames(frames, PixelConfig.from_folder(ASSETS), size=(SIDE, SIDE))
+    theirs, grid = patchify_frames(frames, PixelConfig.from_folder(EMBEDDED), size=(SIDE, SIDE))
     ours = patchify(frames.permute(0, 3, 1, 2)[None] / 255)
     assert grid == (3, 4, 4)
     torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-6)

@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoTokenizer
 
+from spava_app.engine.checkpoints.hub import EMBEDDED
 from spava_app.engine.models.config.decoder import DecoderConfig
 from spava_app.engine.models.decoder import Decoder
-from spava_app.engine.training.cards.assets import ASSETS, model_config
+from spava_app.engine.training.cards.assets import model_config
 from spava_app.engine.training.cards.clips import ClipSizes, ClipSource
 from spava_app.engine.training.cards.packing import (
     Blocks,
@@ -26,7 +27,7 @@ from spava_app.engine.training.cards.packing import (
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return AutoTokenizer.from_pretrained(ASSETS)
+    return AutoTokenizer.from_pretrained(EMBEDDED)
 
 
 @pytest.fixture(scope="module")

@@ -9,11 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoConfig, AutoTokenizer
 
+from spava_app.engine.checkpoints.hub import EMBEDDED
 from spava_app.engine.synthetic.card_drawing import COLORS
-from spava_app.engine.training.cards.assets import ASSETS, SPECIAL_TOKENS, TOKEN_ID, write_assets
+from spava_app.engine.training.cards.assets import SPECIAL_TOKENS, TOKEN_ID, write_assets
 from spava_app.engine.training.cards.questions import ask, phrasings
 
-TOKENIZER = AutoTokenizer.from_pretrained(ASSETS)
+TOKENIZER = AutoTokenizer.from_pretrained(EMBEDDED)
 
 
 def encode(text: str) -> list[int]:
@@ -40,7 +41,7 @@ def test_digits_are_single_tokens_of_their_own():
 
 
 def test_special_tokens_have_the_ids_the_configuration_names():
-    config = AutoConfig.from_pretrained(ASSETS)
+    config = AutoConfig.from_pretrained(EMBEDDED)
     assert len(TOKENIZER) == config.text_config.vocab_size
     for token, number in TOKEN_ID.items():
         assert encode(token) == [number]
@@ -49,12 +50,12 @@ def test_special_tokens_have_the_ids_the_configuration_names():
     assert config.vision_start_token_id == TOKEN_ID["<|vision_start|>"]
     assert config.vision_end_token_id == TOKEN_ID["<|vision_end|>"]
     assert TOKENIZER.eos_token_id == config.text_config.eos_token_id == TOKEN_ID["<|im_end|>"]
-    generation = json.loads((ASSETS / "generation_config.json").read_text())
+    generation = json.loads((EMBEDDED / "generation_config.json").read_text())
     assert TOKENIZER.eos_token_id in generation["eos_token_id"]
 
 
 def test_configuration_is_the_stated_model():
-    config = AutoConfig.from_pretrained(ASSETS)
+    config = AutoConfig.from_pretrained(EMBEDDED)
     assert config.architectures == ["Qwen2_5_VLForConditionalGeneration"]
     assert config.tie_word_embeddings
     assert config.text_config.rope_parameters["mrope_section"] == [16, 8, 8]
@@ -95,7 +96,7 @@ def test_chat_template(messages, expected):
 def test_committed_files_are_what_the_code_writes(tmp_path):
     write_assets(tmp_path)
     for made in tmp_path.iterdir():
-        assert made.read_text("utf-8") == (ASSETS / made.name).read_text("utf-8"), made.name
+        assert made.read_text("utf-8") == (EMBEDDED / made.name).read_text("utf-8"), made.name
 
 
 def test_phrasings():

@@ -6,8 +6,9 @@ from random import Random
 import pytest
 import torch
 
+from spava_app.engine.checkpoints.hub import EMBEDDED
 from spava_app.engine.checkpoints.load import load_model
-from spava_app.engine.training.cards.assets import ASSETS, model_config
+from spava_app.engine.training.cards.assets import model_config
 from spava_app.engine.training.cards.clips import ClipSizes, ClipSource
 from spava_app.engine.training.cards.curriculum import MEDIUM, SHORT, Curriculum, learning_rate
 from spava_app.engine.training.cards.packing import QuestionTable
@@ -70,7 +71,7 @@ def test_training_on_one_batch_lowers_its_loss(blocks):
 
     model = new_model(small_config(), 0, "cpu").train()
     heads = CardHeads(256)
-    table = QuestionTable.build(AutoTokenizer.from_pretrained(ASSETS), "cpu")
+    table = QuestionTable.build(AutoTokenizer.from_pretrained(EMBEDDED), "cpu")
     optimizer = torch.optim.AdamW([*model.parameters(), *heads.parameters()], 1e-3)
     losses = []
     for _ in range(12):

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from spava_app.engine.video.frames import Frames
-from spava_app.engine.video.media_file import local_path
-from spava_app.engine.video.probe import VideoInfo, look_at, probe
+from spava_app.engine.video.probe import VideoInfo, local_path, look_at, probe
 from spava_app.errors import VideoError
 
 

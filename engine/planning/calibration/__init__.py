@@ -1,4 +1,9 @@
-"""Measures a machine's rates in processes of their own and keeps them for predictions."""
+"""Measures a machine's rates in processes of their own and keeps them for predictions.
+
+rank            one process of a calibration
+decoder_rates   of products, attention, memory and the link between ranks
+video_rates     of decoding, preprocessing and exchange
+"""
 
 import json
 import os

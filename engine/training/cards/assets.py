@@ -11,10 +11,9 @@ from typing import Any
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-import spava_app
+from spava_app.engine.checkpoints.hub import EMBEDDED
 from spava_app.engine.training.cards.questions import corpus
 
-ASSETS = Path(spava_app.__file__).parent / "assets" / "spava-tiny-vl"
 VOCAB_SIZE = 1024
 SPECIAL_TOKENS = (
     "<|endoftext|>",
@@ -209,4 +208,4 @@ def write_assets(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    write_assets(ASSETS)
+    write_assets(EMBEDDED)

@@ -3,7 +3,7 @@
 
 One GPU, a fixed wall-clock budget, data drawn as it is needed. Leaves DIR/model.safetensors (every
 two minutes and at the end) and DIR/training.json; the other files of the model's folder come from
-`tiny_assets`.
+`assets`.
 """
 
 import argparse
@@ -24,9 +24,10 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AutoTokenizer
 
+from spava_app.engine.checkpoints.hub import EMBEDDED
 from spava_app.engine.checkpoints.load import save_checkpoint
 from spava_app.engine.models.qwen2_5_vl import Qwen25VL
-from spava_app.engine.training.cards.assets import ASSETS, model_config
+from spava_app.engine.training.cards.assets import model_config
 from spava_app.engine.training.cards.clips import ClipSizes, ClipSource
 from spava_app.engine.training.cards.curriculum import Curriculum, learning_rate
 from spava_app.engine.training.cards.packing import QuestionTable
@@ -123,7 +124,7 @@ def train(
     model = new_model(config, options.seed, options.device).train()
     heads = CardHeads(model.decoder.config.hidden_size).to(options.device)
     table = QuestionTable.build(
-        AutoTokenizer.from_pretrained(ASSETS, trust_remote_code=False), options.device
+        AutoTokenizer.from_pretrained(EMBEDDED, trust_remote_code=False), options.device
     )
     source, random = ClipSource(options.seed, options.device), Random(options.seed)
     curriculum = Curriculum(random, options.max_units)

@@ -1,9 +1,10 @@
-"""The process that touches media files: `python -m
-spava_app.engine.video.sandbox.server DECODER`, with a Unix socket as its standard input.
+"""The process that touches media files, with a Unix socket as its standard input:
+`python -m spava_app.engine.video.sandbox.server DECODER`.
 
 What is wrong with a file, or made wrong on purpose, meets the decoders here and not where the model
 is: this process can be killed at any time and costs one question when it is, and it may do little
-else than decode what it is given (`sandbox`). It ends when the other end of the socket is closed.
+else than decode what it is given (`confinement`). It ends when the other end of the socket is
+closed.
 """
 
 import logging

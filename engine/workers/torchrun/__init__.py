@@ -2,5 +2,7 @@
 
 environment   which process this is among those of torchrun
 rendezvous    where they find each other
-launcher      starts the group of workers through them
+listener      who is let in by rank 0, by a token
+launcher, agent   starts workers in the other processes; what those do for it
+calls         one call, the same on all processes: rank 0 runs it, the others get what it gives
 """

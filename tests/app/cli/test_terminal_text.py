@@ -12,6 +12,7 @@ from types import MappingProxyType
 
 import pytest
 
+from spava_app.engine.checkpoints.hub import EMBEDDED
 from spava_app.engine.synthetic.cards import random_scene, write_video
 from spava_app.terminal_text import _Guarded, shown, shown_json
 
@@ -19,7 +20,6 @@ from spava_app.terminal_text import _Guarded, shown, shown_json
 NASTY = "\x1b]52;c;aGFja2Vy\x07\x1b[2J\x9b31m\u202egnp\x7f"
 SHOWN = r"\x1b]52;c;aGFja2Vy\x07\x1b[2J\x9b31m\u202egnp\x7f"
 OBEYED = [text.encode() for text in ("\x1b]52", "\x07", "\x1b[2J", "\x9b", "\u202e", "\x7f")]
-ASSETS = Path(__file__).parents[3] / "spava_app" / "assets" / "spava-tiny-vl"
 
 # Several commands one after the other in one process, as one person types them.
 RUNS = """
@@ -81,7 +81,7 @@ def in_turn(
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The embedded model with a tokenizer that says something nasty for every digit."""
     folder = tmp_path_factory.mktemp("model") / f"model{NASTY}"
-    shutil.copytree(ASSETS, folder)
+    shutil.copytree(EMBEDDED, folder)
     path = folder / "tokenizer.json"
     tokenizer = json.loads(path.read_text())
     says = {"type": "Replace", "pattern": {"Regex": "[0-9]"}, "content": f"<{NASTY}>"}
@@ -126,7 +126,7 @@ def test_what_every_command_says_of_its_arguments(tmp_path: Path, model: Path) -
     broken = tmp_path / f"broken{NASTY}.mp4"
     broken.write_text(f"no video {NASTY}")
     template = tmp_path / "template"
-    shutil.copytree(ASSETS, template)
+    shutil.copytree(EMBEDDED, template)
     thrown = "{{ raise_exception('" + NASTY + "') }}"
     (template / "chat_template.jinja").write_text(thrown)
     config = tmp_path / f"{NASTY}.toml"

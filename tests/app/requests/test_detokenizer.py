@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,12 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-import spava_app
+from spava_app.engine.checkpoints.hub import EMBEDDED
 from spava_app.errors import InvalidInput
 from spava_app.requests.tokenization.detokenizer import TextStream
 
-ASSETS = Path(spava_app.__file__).parent / "assets" / "spava-tiny-vl"
-BYTE_LEVEL = Tokenizer.from_file(str(ASSETS / "tokenizer.json"))
+BYTE_LEVEL = Tokenizer.from_file(str(EMBEDDED / "tokenizer.json"))
 LETTERS = "▁ab,xyé"
 PIECES = ["<unk>", "▁▁▁", "▁a", "▁ab", "ab", "xy", "▁x", *LETTERS]
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
