@@ -28,23 +28,20 @@ from spava_app.engine.models.flops import (
 from spava_app.engine.models.internvl3 import InternVisionTower
 from spava_app.engine.models.qwen2_5_vl import Grid, VisionConfig, VisionTower
 from spava_app.engine.models.vision_batch import units_per_call
-from spava_app.kernels.bench.__main__ import measure_matmul, say, versions
+from spava_app.kernels.bench.harness import (
+    RunOptions,
+    add_run_options,
+    measure_matmul,
+    run_options,
+    say,
+    versions,
+)
 from spava_app.kernels.bench.stopwatch import Timing, time_call
 from spava_app.kernels.fused import load
 from spava_app.output_file import JsonFile, add_json_option
 from spava_app.terminal_text import guard_terminal
 
 TILES_PER_CALL = 64
-
-
-@dataclass(frozen=True)
-class VisionOptions:
-    """What to measure on; see `parse`."""
-
-    device: torch.device
-    dtype: torch.dtype
-    divide: int
-    runs: int | None
 
 
 @dataclass(frozen=True)
@@ -76,46 +73,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return file.save(report)
 
 
-def parse(arguments: Sequence[str] | None) -> tuple[VisionOptions, JsonFile]:
-    on_gpu = torch.cuda.is_available()
+def parse(arguments: Sequence[str] | None) -> tuple[RunOptions, JsonFile]:
     parser = argparse.ArgumentParser(
         prog="python -m spava_app.engine.bench.vision", description=__doc__
     )
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add_json_option(parser)
-    parser.add_argument(
-        "--device", default="cuda" if on_gpu else "cpu", help="default: %(default)s"
-    )
-    parser.add_argument(
-        "--dtype",
-        choices=["bfloat16", "float16", "float32"],
-        default="bfloat16" if on_gpu else "float32",
-        help="default: %(default)s",
-    )
-    parser.add_argument(
-        "--divide",
-        type=int,
-        default=1 if on_gpu else 16,
-        help="divide all sizes by this, for slow machines (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--runs", type=int, help="timed runs; by default 10 if one takes under 1 s, 3 under 10 s"
-    )
+    add_run_options(parser, divide=16, divided="sizes")
     given = parser.parse_args(arguments)
-    if given.divide < 1 or (given.runs is not None and given.runs < 1):
-        parser.error("--divide and --runs must be at least 1")
-    device, dtype = torch.device(given.device), getattr(torch, given.dtype)
-    return VisionOptions(device, dtype, given.divide, given.runs), JsonFile(parser, given)
+    return run_options(parser, given), JsonFile(parser, given)
 
 
 @torch.no_grad()
-def measure(options: VisionOptions) -> dict[str, object]:
+def measure(options: RunOptions) -> dict[str, object]:
     """The whole report, as it goes into the JSON file; the table is printed as it comes."""
     kernels = load(options.device)
     found = versions(options.device) | {"fused": kernels if isinstance(kernels, str) else "triton"}
     say(", ".join(f"{name} {value}" for name, value in found.items() if value))
-    matmul = measure_matmul(options.device, options.dtype, options.divide, options.runs)
-    say(f"\nmatrix product {matmul.size}^3 in {options.dtype}: {matmul.tflops:.4g} TFLOP/s\n")
+    matmul = measure_matmul(options)
     rows = list(tower_rows(options, matmul.tflops))
     return {
         "versions": found,
@@ -126,7 +101,7 @@ def measure(options: VisionOptions) -> dict[str, object]:
     }
 
 
-def tower_rows(options: VisionOptions, peak: float) -> Iterator[VisionRow]:
+def tower_rows(options: RunOptions, peak: float) -> Iterator[VisionRow]:
     say(f"{'tower':15} {'input':23} {'patches':>8} {'linear':>9} {'attention':>9}", end="")
     say(f" {'seconds':>8} {'TFLOP/s':>8} {'of matmul':>10} {'peak GiB':>9}")
     for name, out_hidden in (("Qwen2.5-VL 3B", 2048), ("Qwen2.5-VL 7B", 3584)):
@@ -137,7 +112,7 @@ def tower_rows(options: VisionOptions, peak: float) -> Iterator[VisionRow]:
 
 
 def qwen_row(
-    options: VisionOptions, peak: float, name: str, config: VisionConfig, about: str, grid: Grid
+    options: RunOptions, peak: float, name: str, config: VisionConfig, about: str, grid: Grid
 ) -> VisionRow:
     units, height, width = grid
     per_call = min(units, units_per_call(height * width, options.device.type))
@@ -165,7 +140,7 @@ def qwen_row(
     return row
 
 
-def internvit_row(options: VisionOptions, peak: float) -> VisionRow:
+def internvit_row(options: RunOptions, peak: float) -> VisionRow:
     config, tiles = internvit_config(options.divide), max(1, TILES // options.divide)
     with options.device:
         tower = InternVisionTower(config).to(options.dtype)
@@ -190,7 +165,7 @@ def internvit_row(options: VisionOptions, peak: float) -> VisionRow:
 
 
 def time_tower(
-    options: VisionOptions,
+    options: RunOptions,
     encode: Callable[[int], Tensor],
     count: int,
     per_call: int,
@@ -213,7 +188,7 @@ def time_tower(
     return time.median_ms / 1e3, tflops, tflops / peak, peak_gib, time
 
 
-def random(options: VisionOptions, *shape: int) -> Tensor:
+def random(options: RunOptions, *shape: int) -> Tensor:
     return torch.randn(shape, dtype=options.dtype, device=options.device)
 
 

@@ -8,17 +8,23 @@ query-key pairs that the mask leaves.
 """
 
 import argparse
-import platform
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import distributions
 
 import torch
 from torch import Tensor
 
 from spava_app.errors import SpavaError
 from spava_app.kernels.attention import BACKENDS, attention, choose_backend, visible_pairs
+from spava_app.kernels.bench.harness import (
+    RunOptions,
+    add_run_options,
+    measure_matmul,
+    run_options,
+    say,
+    versions,
+)
 from spava_app.kernels.bench.layer_share import layer_share
 from spava_app.kernels.bench.stopwatch import Timing, time_call
 from spava_app.output_file import JsonFile, add_json_option
@@ -37,17 +43,16 @@ LENGTHS = (
     (64, 32 * K, False),
     (1, 32 * K, False),
 )
-MATMUL_SIZE = 8 * K
 
 
 @dataclass(frozen=True)
-class KernelOptions:
-    """What to measure on; see `parse`."""
+class KernelOptions(RunOptions):
+    """What to measure, on what.
 
-    device: torch.device
-    dtype: torch.dtype
-    divide: int
-    runs: int | None
+    Attributes:
+        backends: names of the attention backends.
+    """
+
     backends: tuple[str, ...]
 
 
@@ -68,15 +73,6 @@ class KernelRow:
     time: Timing
 
 
-@dataclass(frozen=True)
-class Matmul:
-    """A product of two square matrices: what the rest of a run is compared with."""
-
-    size: int
-    tflops: float
-    time: Timing
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run, print tables and write `--json`; 2 for options that cannot be used, else 0."""
     options, file = parse(arguments)
@@ -91,28 +87,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parse(arguments: Sequence[str] | None) -> tuple[KernelOptions, JsonFile]:
-    on_gpu = torch.cuda.is_available()
     parser = argparse.ArgumentParser(prog="python -m spava_app.kernels.bench", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     add_json_option(parser)
-    parser.add_argument(
-        "--device", default="cuda" if on_gpu else "cpu", help="default: %(default)s"
-    )
-    parser.add_argument(
-        "--dtype",
-        choices=["bfloat16", "float16", "float32"],
-        default="bfloat16" if on_gpu else "float32",
-        help="default: %(default)s",
-    )
-    parser.add_argument(
-        "--divide",
-        type=int,
-        default=1 if on_gpu else 128,
-        help="divide all lengths and sizes by this, for slow machines (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--runs", type=int, help="timed runs; by default 10 if one takes under 1 s, 3 under 10 s"
-    )
+    add_run_options(parser, divide=128, divided="lengths and sizes")
     timed = [name for name in BACKENDS if name != "reference"]
     parser.add_argument(
         "--backends",
@@ -123,34 +101,13 @@ def parse(arguments: Sequence[str] | None) -> tuple[KernelOptions, JsonFile]:
         help=f"of {', '.join(BACKENDS)}; by default all but the last",
     )
     given = parser.parse_args(arguments)
-    if given.divide < 1 or (given.runs is not None and given.runs < 1):
-        parser.error("--divide and --runs must be at least 1")
-    device = torch.device(given.device)
-    dtype = getattr(torch, given.dtype)
-    options = KernelOptions(device, dtype, given.divide, given.runs, tuple(given.backends))
-    return options, JsonFile(parser, given)
-
-
-def versions(device: torch.device) -> dict[str, str | int | None]:
-    on_gpu = device.type == "cuda"
-    return {
-        "device": torch.cuda.get_device_name(device) if on_gpu else platform.processor() or "cpu",
-        "torch": torch.__version__,
-        "cuda": torch.version.cuda if on_gpu else None,
-        "cudnn": torch.backends.cudnn.version() if on_gpu else None,
-        "flash_attn": ", ".join(
-            f"{item.name} {item.version}"
-            for item in distributions()
-            if item.name.replace("_", "-").startswith("flash-attn")
-        ),
-        "python": platform.python_version(),
-    }
+    run = run_options(parser, given)
+    return KernelOptions(**vars(run), backends=tuple(given.backends)), JsonFile(parser, given)
 
 
 def measure(options: KernelOptions) -> dict[str, object]:
     """The whole report, as it goes into the JSON file; tables are printed as they come."""
-    matmul = measure_matmul(options.device, options.dtype, options.divide, options.runs)
-    say(f"\nmatrix product {matmul.size}^3 in {options.dtype}: {matmul.tflops:.4g} TFLOP/s\n")
+    matmul = measure_matmul(options)
 
     probe = torch.empty(K, 4, HEAD_DIM, dtype=options.dtype, device=options.device)
     missing = {name: BACKENDS[name].unsupported(probe) for name in options.backends}
@@ -171,16 +128,6 @@ def measure(options: KernelOptions) -> dict[str, object]:
         "attention": [asdict(row) for row in rows],
         "layer": asdict(share),
     }
-
-
-def measure_matmul(
-    device: torch.device, dtype: torch.dtype, divide: int = 1, runs: int | None = None
-) -> Matmul:
-    """Time a matrix product of 8192^3, or of smaller matrices."""
-    size = max(512, MATMUL_SIZE // divide)
-    a, b = (torch.randn(size, size, dtype=dtype, device=device) for _ in range(2))
-    time = time_call(lambda: a @ b, device, runs)
-    return Matmul(size, 2 * size**3 / time.median_ms / 1e9, time)
 
 
 def attention_rows(
@@ -230,11 +177,6 @@ def line(row: KernelRow, *, auto: bool) -> str:
         f"{shape}{mask:7} {name:20}{row.tflops:>8.4g} {row.of_matmul:>10.1%}"
         f" {time.median_ms:>10.4g} {time.p10_ms:>9.4g} {time.p90_ms:>9.4g} {time.first_ms:>9.4g}"
     )
-
-
-def say(text: str, end: str = "\n") -> None:
-    sys.stdout.write(text + end)
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":
